@@ -1,0 +1,251 @@
+"""What a policy sees and does, as data: observation, camera and action contracts. Numpy only.
+
+Shapes: A action dimensions (one per actuated joint); a leading batch axis is allowed everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+
+ROLES = ("proprio", "history", "camera", "privileged")
+ENCODINGS = {"depth_u8": np.uint8, "depth_f16": np.float16}
+Array = TypeVar("Array")  # a numpy array or a torch tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One named part of a 1-D observation group."""
+
+    name: str
+    elements: tuple[str, ...]  # one name per number, in order
+    unit: str
+
+    @property
+    def size(self) -> int:
+        """How many numbers the term has."""
+        return len(self.elements)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObsSpec:
+    """A 1-D observation group, float32: its terms concatenated in this order."""
+
+    group: str
+    role: str  # one of ROLES
+    terms: tuple[Term, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"group {self.group}: no role named {self.role!r}. Known: {', '.join(ROLES)}")
+
+    @property
+    def size(self) -> int:
+        """Width of the group."""
+        return sum(term.size for term in self.terms)
+
+    def slices(self) -> dict[str, slice]:
+        """Where each term stands in the group."""
+        ends = np.cumsum([0, *(term.size for term in self.terms)])
+        return {term.name: slice(int(ends[i]), int(ends[i + 1])) for i, term in enumerate(self.terms)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraSpec:
+    """A depth camera: planar z in metres, encoded. The nominal pose is of the lens in its mount body,
+    in MuJoCo's camera frame (looks along -z, y up); quaternion (w, x, y, z).
+    """
+
+    name: str
+    width: int = 64  # pixels
+    height: int = 64  # pixels
+    fovy_deg: float = 60.0  # vertical field of view
+    near_m: float = 0.05
+    far_m: float = 2.0
+    encoding: str = "depth_u8"  # one of ENCODINGS
+    mount: str = "world"
+    position_m: tuple[float, ...] = (0.0, 0.0, 0.0)
+    quaternion_wxyz: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            known = ", ".join(ENCODINGS)
+            raise ValueError(f"camera {self.name}: no encoding named {self.encoding!r}. Known: {known}")
+        if not 0 <= self.near_m < self.far_m:
+            raise ValueError(f"camera {self.name}: need 0 <= near < far, got {self.near_m}, {self.far_m}")
+        if min(self.width, self.height) < 1:
+            raise ValueError(f"camera {self.name}: size must be >= 1 pixel, got {self.width}x{self.height}")
+
+    @property
+    def dtype(self) -> type:
+        """Numpy type of an encoded pixel."""
+        return ENCODINGS[self.encoding]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an encoded image."""
+        return (1, self.height, self.width)
+
+    @property
+    def step_m(self) -> float:
+        """Coarsest depth difference the encoding can tell, in metres."""
+        if self.encoding == "depth_u8":
+            return (self.far_m - self.near_m) / 254
+        return float(np.spacing(np.float16(self.far_m)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionSpec:
+    """How a policy's action in [-1, 1]^A becomes joint position targets in radians.
+
+    mode "joint_delta": the target moves from the anchor by at most `scale` a control step; the anchor is the
+    last target that was *sent*. Position, velocity and acceleration limits are part of the decoding, so a
+    policy is trained under the limits that the robot enforces.
+    """
+
+    names: tuple[str, ...]  # joints, in order
+    scale: tuple[float, ...]  # rad per control step at |action| = 1
+    control_dt: float  # s
+    position_lower: tuple[float, ...]  # rad
+    position_upper: tuple[float, ...]  # rad
+    velocity: tuple[float, ...]  # rad/s, symmetric
+    acceleration: tuple[float, ...]  # rad/s^2, symmetric
+    mode: str = "joint_delta"
+    anchor: str = "last_sent"
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        for field in ("scale", "position_lower", "position_upper", "velocity", "acceleration"):
+            if len(getattr(self, field)) != count:
+                raise ValueError(f"{field} has {len(getattr(self, field))} values for {count} joints")
+        if self.mode != "joint_delta" or self.anchor != "last_sent":
+            got = f"{self.mode!r} on {self.anchor!r}"
+            raise ValueError(f"no action mode {got}. Known: 'joint_delta' on 'last_sent'")
+        if self.control_dt <= 0:
+            raise ValueError(f"control_dt must be > 0 s, got {self.control_dt}")
+        if min(*self.scale, *self.velocity, *self.acceleration) <= 0:
+            raise ValueError("scale, velocity and acceleration must be > 0 for every joint")
+
+    @property
+    def size(self) -> int:
+        """A."""
+        return len(self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """An ActionSpec's numbers as (A,) float32 arrays of one kind (numpy, or torch on a device)."""
+
+    scale: Any
+    lower: Any
+    upper: Any
+    velocity: Any
+    acceleration: Any
+    dt: float
+
+    @classmethod
+    def of(cls, spec: ActionSpec, asarray: Any = lambda values: np.asarray(values, np.float32)) -> Limits:
+        """Return the limits of a spec; `asarray` makes the arrays (the default makes numpy's)."""
+        return cls(
+            scale=asarray(spec.scale), lower=asarray(spec.position_lower), upper=asarray(spec.position_upper),
+            velocity=asarray(spec.velocity), acceleration=asarray(spec.acceleration), dt=spec.control_dt,
+        )  # fmt: skip
+
+
+def braking_rate(distance: Array, acceleration: Array, dt: float, xp: ModuleType = np) -> Array:
+    """Return the largest rate (rad/s) from which a joint can still stop within `distance` (rad).
+
+    The rate falls by acceleration*dt every step of dt, so n + f such units (n whole, 0 <= f < 1) cover
+    (n(n+1)/2 + f(n+1)) units of acceleration*dt^2, this step's included; this inverts that exactly.
+    """
+    units = xp.clip(distance / (acceleration * dt * dt), 0, None)
+    whole = xp.floor((xp.sqrt(1 + 8 * units) - 1) / 2)
+    fraction = (units - whole * (whole + 1) / 2) / (whole + 1)
+    return (whole + xp.clip(fraction, 0, 1)) * acceleration * dt
+
+
+def limit(
+    target: Array, anchor: Array, rate: Array, limits: Limits, xp: ModuleType = np
+) -> tuple[Array, Array]:
+    """Return (target, rate) moved as little as needed to keep position, velocity and acceleration limits.
+
+    Args:
+        target: (..., A) wanted joint targets, rad.
+        anchor: (..., A) the last target sent, rad, within the position limits.
+        rate: (..., A) (last target - the one before) / dt, rad/s.
+        limits: of the robot; `limits.dt` is the time since the last target.
+        xp: numpy or torch.
+
+    Idempotent up to rounding. Position wins over velocity, and acceleration is kept by braking in time.
+    """
+    dt = limits.dt
+    step = limits.acceleration * dt
+    # half a thousandth less, so that float32 rounding of the braking curve never costs acceleration
+    brake = 0.9995 * limits.acceleration
+    fastest_up = xp.minimum(limits.velocity, braking_rate(limits.upper - anchor, brake, dt, xp))
+    fastest_down = xp.minimum(limits.velocity, braking_rate(anchor - limits.lower, brake, dt, xp))
+    wanted = xp.minimum(xp.maximum((target - anchor) / dt, -fastest_down), fastest_up)
+    new_rate = xp.minimum(xp.maximum(wanted, rate - step), rate + step)
+    new_target = xp.minimum(xp.maximum(anchor + new_rate * dt, limits.lower), limits.upper)
+    return new_target, new_rate
+
+
+def decode(
+    action: Array, anchor: Array, rate: Array, limits: Limits, xp: ModuleType = np
+) -> tuple[Array, Array]:
+    """Return (target, rate) of an action: anchor + scale * clip(action, -1, 1), then `limit`.
+
+    Shapes (..., A); the one definition that training (torch), the exported graph and numpy share.
+    """
+    return limit(anchor + limits.scale * xp.clip(action, -1, 1), anchor, rate, limits, xp)
+
+
+Spec = TypeVar("Spec", ObsSpec, CameraSpec, ActionSpec)
+
+
+def to_dict(spec: ObsSpec | CameraSpec | ActionSpec) -> dict[str, Any]:
+    """Return a spec as JSON-ready data, at full precision."""
+    return dataclasses.asdict(spec)
+
+
+def from_dict(kind: type[Spec], data: dict[str, Any]) -> Spec:
+    """Rebuild a spec from `to_dict`'s data; unknown or missing fields raise ValueError by name."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(data) - known):
+        raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}. Known: {', '.join(sorted(known))}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    if kind is ObsSpec:
+        values["terms"] = tuple(
+            Term(name=term["name"], elements=tuple(term["elements"]), unit=term["unit"])
+            for term in data["terms"]
+        )
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from None
+
+
+def differences(wanted: dict[str, Any], got: dict[str, Any], path: str = "") -> list[str]:
+    """Return 'path: wanted X, got Y' for every field in which two contracts differ."""
+    rows = []
+    for key in sorted(set(wanted) | set(got)):
+        where = f"{path}.{key}" if path else str(key)
+        left, right = wanted.get(key, "nothing"), got.get(key, "nothing")
+        if isinstance(left, dict) and isinstance(right, dict):
+            rows += differences(left, right, where)
+        elif _plain(left) != _plain(right):
+            rows.append(f"{where}: wanted {left}, got {right}")
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with tuples as lists, as JSON would give it back."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
