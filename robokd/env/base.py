@@ -1,0 +1,207 @@
+"""The protocols of environments and tasks, and the space that an episode's parameters are drawn from.
+
+Shapes: N environments, A action dimensions, D numbers of one parameter.
+A task config's `build(sim, renderer, num_envs, groups, draws, space, device, threads)` returns a VecEnv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd import UserError
+from robokd.draws import Draws
+from robokd.specs import ActionSpec, CameraSpec, ObsSpec, differences, to_dict
+
+if TYPE_CHECKING:
+    from robokd.sim.base import Sim
+
+SPACES = ("seen", "unseen", "unseen_all")
+HELD_OUT = 0.1  # share of each parameter's range, at either end, that training never sees
+
+
+class VecEnv(Protocol):
+    """A vectorised environment; conforms to `rsl_rl.env.VecEnv` (5.x)."""
+
+    num_envs: int
+    num_actions: int
+    max_episode_length: int
+    episode_length_buf: Tensor
+    device: str
+    cfg: Any
+    action_spec: ActionSpec
+    obs_specs: dict[str, ObsSpec]
+    camera_specs: dict[str, CameraSpec]
+
+    def reset(self, episodes: Tensor | None = None) -> TensorDict:
+        """Begin the episodes with these numbers (N,) int64 (default: 0..N-1) and return their observations."""
+        ...
+
+    def get_observations(self) -> TensorDict:
+        """Return the current observations: the groups asked for, fresh tensors."""
+        ...
+
+    def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
+        """Apply actions (N, A); finished environments begin their next episode.
+
+        Returns (observations, reward (N,), done (N,) int64, extras). extras: `time_outs` (N,) bool, truncated by
+        the horizon; `success` (N,) bool of the step that ended or not; `episode` (N,) number of the episode that
+        the step belongs to; `log` scalars.
+        """
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything that decides what follows, as tensors."""
+        ...
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Return to a snapshot."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Where one episode parameter is drawn from: uniform between low and high, each of D numbers."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    unit: str
+
+    def __post_init__(self) -> None:
+        if len(self.low) != len(self.high) or any(a > b for a, b in zip(self.low, self.high, strict=False)):
+            raise ValueError(f"range needs low <= high of one length, got {self.low} and {self.high}")
+
+
+@dataclass
+class State:
+    """What a task's pure functions read: the simulation and the episodes, live."""
+
+    sim: Sim
+    episode: TensorDict  # (N,) the task's own entries: goal, timers ...
+    draws: Draws
+    episode_id: Tensor  # (N,) int64
+    step: Tensor  # (N,) int64 control steps since the episode began
+    action: Tensor  # (N, A) clipped policy action of the last step
+    previous_action: Tensor  # (N, A) the one before
+    command: Tensor  # (N, A) last joint targets sent, rad
+    rate: Tensor  # (N, A) their rate, rad/s
+
+
+class Task(Protocol):
+    """A native task: declarations and pure batched functions; `NativeEnv` does the rest."""
+
+    control_dt: float  # s
+    substeps: int
+    horizon_s: float
+
+    def scene(self) -> Any:
+        """Return the MjSpec of one world, cameras included."""
+        ...
+
+    def action_spec(self) -> ActionSpec:
+        """Return how actions become commands."""
+        ...
+
+    def obs_specs(self) -> dict[str, ObsSpec]:
+        """Return every 1-D group the task can emit."""
+        ...
+
+    def camera_specs(self) -> dict[str, CameraSpec]:
+        """Return every camera of the scene."""
+        ...
+
+    def parameters(self) -> dict[str, Range]:
+        """Return the space that randomisation draws from."""
+        ...
+
+    def start_envelope(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the lowest and highest joint positions (A,) in rad that an episode may start from."""
+        ...
+
+    def reset(self, values: dict[str, Tensor], state: State, mask: Tensor) -> Tensor:
+        """Write the worlds and episode entries of mask from parameter values {name: (N, D)}.
+
+        Returns the joint targets (N, A) that hold the start pose.
+        """
+        ...
+
+    def control(self, command: Tensor, state: State) -> Tensor:
+        """Return actuator controls (N, nu) for joint targets (N, A) in rad."""
+        ...
+
+    def progress(self, state: State, dt: float) -> None:
+        """Advance the episode's timers by dt seconds."""
+        ...
+
+    def observe(self, group: str, state: State) -> Tensor:
+        """Return a 1-D group (N, D), float32, a fresh tensor."""
+        ...
+
+    def reward(self, state: State) -> dict[str, Tensor]:
+        """Return the named reward terms (N,), weighted; their sum is the reward."""
+        ...
+
+    def success(self, state: State) -> Tensor:
+        """Return (N,) bool: the goal is reached."""
+        ...
+
+    def terminated(self, state: State) -> Tensor:
+        """Return (N,) bool: the episode is over, and not for want of time."""
+        ...
+
+
+def draw_parameters(ranges: dict[str, Range], draws: Draws, episode: Tensor, space: str) -> dict[str, Tensor]:
+    """Return {name: (N, D) float64} for episodes (N,) from `space`.
+
+    "seen" keeps to the inner part of every range; "unseen" draws one randomly chosen parameter of each episode
+    from the held-out outer parts (HELD_OUT at each end), "unseen_all" all of them.
+    """
+    if space not in SPACES:
+        raise ValueError(f"no parameter space named {space!r}. Known: {', '.join(SPACES)}")
+    device, sizes = episode.device, {name: len(span.low) for name, span in ranges.items()}
+    unit = draws.uniforms({f"parameter/{name}": size for name, size in sizes.items()}, episode, 0)
+    share = HELD_OUT + (1 - 2 * HELD_OUT) * unit
+    if space != "seen":
+        outer = torch.where(unit < 0.5, 2 * HELD_OUT * unit, 1 - 2 * HELD_OUT * (1 - unit))
+        owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes.values()))).to(
+            device
+        )
+        chosen = draws.integer("held_out_parameter", episode, 0, 1, len(ranges))
+        share = outer if space == "unseen_all" else torch.where(chosen == owner, outer, share)
+    ends = ([number for span in ranges.values() for number in getattr(span, end)] for end in ("low", "high"))
+    low, high = (torch.tensor(end, dtype=torch.float64, device=device) for end in ends)
+    return dict(zip(sizes, (low + share * (high - low)).split(list(sizes.values()), 1), strict=True))
+
+
+def check_groups(
+    groups: Sequence[str], obs_specs: dict[str, ObsSpec], cameras: dict[str, CameraSpec]
+) -> None:
+    """Raise UserError naming the first group that the task does not have."""
+    known = [*obs_specs, *cameras]
+    for group in groups:
+        if group not in known:
+            raise UserError(f"no observation group or camera named {group!r}. Known: {', '.join(known)}")
+
+
+def contract(env: VecEnv, groups: Sequence[str]) -> dict[str, Any]:
+    """Return what a policy that reads `groups` of env relies on, as JSON-ready data."""
+    return {
+        "action": to_dict(env.action_spec),
+        "observations": {name: to_dict(env.obs_specs[name]) for name in groups if name in env.obs_specs},
+        "cameras": {name: to_dict(env.camera_specs[name]) for name in groups if name in env.camera_specs},
+    }
+
+
+def check_contract(saved: dict[str, Any], env: VecEnv, owner: str) -> None:
+    """Raise UserError naming the fields in which env differs from what `owner` was made for."""
+    groups = [*saved["observations"], *saved["cameras"]]
+    known = {**env.obs_specs, **env.camera_specs}
+    present = contract(env, [group for group in groups if group in known])
+    if rows := differences(saved, present):
+        shown = "; ".join(rows[:3]) + (f"; and {len(rows) - 3} more" if len(rows) > 3 else "")
+        raise UserError(f"{owner} does not fit this task: {shown}")

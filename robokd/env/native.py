@@ -1,0 +1,219 @@
+"""Our vectorised environment: a native task on a Sim, all environments in one batch.
+
+Shapes: N environments, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd import UserError
+from robokd.draws import Draws
+from robokd.env.base import SPACES, State, Task, check_groups, draw_parameters
+from robokd.sim.base import Sim
+from robokd.specs import Limits, decode
+from robokd.vision.base import Renderer
+
+MAX_DIVERGED_SHARE = 1e-3  # of episodes; above it the run stops
+DIVERGED_GRACE = 5  # diverged episodes before the share is judged
+
+
+class NativeEnv:
+    """The VecEnv protocol (and rsl_rl's) for a native task.
+
+    Environment i runs the episodes i, i + N, i + 2N ...; what happens in an episode follows from its number and
+    the actions alone. Groups not asked for are not computed; without a camera group nothing is rendered.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sim: Sim,
+        renderer: Renderer | None,
+        groups: Sequence[str],
+        draws: Draws,
+        space: str = "seen",
+    ) -> None:
+        self.task, self.sim, self.renderer = task, sim, renderer
+        self.draws, self.space = draws, space
+        self.action_spec, self.obs_specs = task.action_spec(), task.obs_specs()
+        self.camera_specs = task.camera_specs()
+        if space not in SPACES:
+            raise ValueError(f"no parameter space named {space!r}. Known: {', '.join(SPACES)}")
+        check_groups(groups, self.obs_specs, self.camera_specs)
+        self.groups = tuple(groups)
+        self.cameras = tuple(self.camera_specs[group] for group in groups if group in self.camera_specs)
+        self.num_envs, self.num_actions, self.device = sim.num_envs, self.action_spec.size, sim.device
+        self.max_episode_length = round(task.horizon_s / task.control_dt)
+        self.cfg: dict[str, Any] = {"task": type(task).__name__, "num_envs": sim.num_envs}
+        self.failures: Path | None = None  # where the state of a divergence or a NaN is saved
+        self.frames_rendered = self.episodes_ended = self.episodes_diverged = 0
+        self._limits = Limits.of(self.action_spec, lambda row: torch.tensor(row, device=self.device))
+        self._ranges = task.parameters()
+        self.state = self._empty_state()
+        self.reset()
+
+    @property
+    def episode_length_buf(self) -> Tensor:
+        """Control steps since each episode began, (N,) int64; may be set (rsl_rl staggers episodes by it)."""
+        return self.state.step
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: Tensor) -> None:
+        self.state.step = value.to(torch.int64).clone()
+
+    def reset(self, episodes: Tensor | None = None) -> TensorDict:
+        """Begin the episodes with these numbers (N,) int64 (default: 0..N-1)."""
+        numbers = torch.arange(self.num_envs, device=self.device) if episodes is None else episodes
+        self.state.episode_id = numbers.to(self.device, torch.int64).clone()
+        self._begin(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
+        self._observations = self.observe()
+        return self._observations
+
+    def get_observations(self) -> TensorDict:
+        """Return the current observations."""
+        return self._observations
+
+    def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
+        """See VecEnv.step."""
+        state = self.state
+        self._check_finite("action", actions)
+        state.previous_action = state.action
+        state.action = actions.to(torch.float32).clip(-1, 1)
+        command, state.rate = decode(state.action, state.command, state.rate, self._limits, torch)
+        state.step = state.step + 1
+        self.advance(command, self.task.substeps)
+        terms = self.task.reward(state)
+        diverged = self.sim.diverged()
+        success = self.task.success(state) & ~diverged
+        ended = self.task.terminated(state) & ~diverged
+        time_outs = (state.step >= self.max_episode_length) & ~ended & ~diverged
+        reward = self._sum_reward(terms, diverged)
+        done = ended | time_outs | diverged
+        extras = {"time_outs": time_outs, "success": success, "episode": state.episode_id, "log": {}}
+        if done.any():
+            self._count(done, diverged)
+            extras["log"] = {"success": success[done].float().mean()}
+            state.episode_id = torch.where(done, state.episode_id + self.num_envs, state.episode_id)
+            self._begin(done)
+        self._observations = self.observe()
+        return self._observations, reward, done.long(), extras
+
+    def advance(self, command: Tensor, substeps: int) -> None:
+        """Send joint targets (N, A) in rad and step the physics; the simulated robot calls this directly."""
+        self.state.command = command
+        self.sim.step(self.task.control(command, self.state), substeps)
+        self.task.progress(self.state, substeps * self.sim.physics_dt)
+
+    def observe(self) -> TensorDict:
+        """Compute the groups asked for, as fresh tensors."""
+        groups: dict[str, Tensor] = {}
+        for name in self.groups:
+            if name in self.obs_specs:
+                groups[name] = self.task.observe(name, self.state)
+                self._check_finite(f"observation {name!r}", groups[name])
+        if self.cameras and self.renderer is not None:
+            for camera in self.cameras:
+                pixels = np.empty((self.num_envs, *camera.shape), camera.dtype)
+                groups[camera.name] = torch.from_numpy(pixels)
+            self.renderer.render(self.sim, self.cameras, groups)
+            self.frames_rendered += self.num_envs * len(self.cameras)
+        return TensorDict(groups, batch_size=[self.num_envs])
+
+    def snapshot(self) -> dict[str, Any]:
+        """See VecEnv.snapshot."""
+        state = self.state
+        names = ("episode_id", "step", "action", "previous_action", "command", "rate")
+        return {
+            "sim": self.sim.snapshot(),
+            "episode": {name: value.clone() for name, value in state.episode.items()},
+            **{name: getattr(state, name).clone() for name in names},
+            "counts": [self.frames_rendered, self.episodes_ended, self.episodes_diverged],
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """See VecEnv.restore."""
+        self.sim.restore(snapshot["sim"])
+        for name, value in snapshot["episode"].items():
+            self.state.episode[name] = value.clone()
+        for name in ("episode_id", "step", "action", "previous_action", "command", "rate"):
+            setattr(self.state, name, snapshot[name].clone())
+        self._observations = self.observe()
+        self.frames_rendered, self.episodes_ended, self.episodes_diverged = snapshot["counts"]
+
+    def close(self) -> None:
+        """Free the worlds."""
+        self.sim.close()
+
+    def _empty_state(self) -> State:
+        rows = {name: torch.zeros(self.num_envs, self.num_actions, device=self.device) for name in "abcd"}
+        count = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+        return State(
+            sim=self.sim, episode=TensorDict({}, batch_size=[self.num_envs]), draws=self.draws, episode_id=count,
+            step=count.clone(), action=rows["a"], previous_action=rows["b"], command=rows["c"], rate=rows["d"],
+        )  # fmt: skip
+
+    def _begin(self, mask: Tensor) -> None:
+        state = self.state
+        values = draw_parameters(self._ranges, self.draws, state.episode_id, self.space)
+        self.sim.reset(mask)
+        start = self.task.reset(values, state, mask)
+        column = mask[:, None]
+        state.command = torch.where(column, start.to(torch.float32), state.command)
+        for name in ("rate", "action", "previous_action"):
+            setattr(state, name, getattr(state, name).masked_fill(column, 0.0))
+        state.step = state.step.masked_fill(mask, 0)
+        self.sim.forward(mask)
+
+    def _sum_reward(self, terms: dict[str, Tensor], diverged: Tensor) -> Tensor:
+        total = torch.stack(tuple(terms.values())).sum(0)
+        bad = ~torch.isfinite(total) & ~diverged
+        if bad.any():
+            name = next(name for name, term in terms.items() if not torch.isfinite(term[~diverged]).all())
+            self._refuse(f"reward {name!r}", bad)
+        return torch.where(diverged, torch.zeros_like(total), total)
+
+    def _check_finite(self, what: str, values: Tensor) -> None:
+        # one reduction on the good path; the mask only for the message
+        if not math.isfinite(float(values.sum())):
+            bad = ~torch.isfinite(values).flatten(1).all(1)
+            if bad.any():
+                self._refuse(what, bad)
+
+    def _refuse(self, what: str, bad: Tensor) -> None:
+        step = int(self.state.step[bad][0])
+        worlds = f"{int(bad.sum())} of {self.num_envs} worlds at step {step} of their episode"
+        raise UserError(f"{what} is not finite in {worlds}{self._save_failure('nan', bad)}")
+
+    def _count(self, done: Tensor, diverged: Tensor) -> None:
+        self.episodes_ended += int(done.sum())
+        if not diverged.any():
+            return
+        self.episodes_diverged += int(diverged.sum())
+        where = self._save_failure("diverged", diverged)
+        allowed = max(DIVERGED_GRACE, MAX_DIVERGED_SHARE * self.episodes_ended)
+        if self.episodes_diverged > allowed:
+            counts = f"{self.episodes_diverged} of {self.episodes_ended} episodes"
+            raise UserError(
+                f"the simulation diverged in {counts} (at most {MAX_DIVERGED_SHARE:.1%} may){where}"
+            )
+
+    def _save_failure(self, kind: str, bad: Tensor) -> str:
+        if self.failures is None:
+            return ""
+        self.failures.mkdir(parents=True, exist_ok=True)
+        path = self.failures / f"{kind}_{self.episodes_ended}.npz"
+        state = self.state
+        np.savez(
+            path, episode=state.episode_id[bad], step=state.step[bad], seed=self.draws.seed, action=state.action[bad],
+            command=state.command[bad], **{f"sim_{k}": v[bad] for k, v in self.sim.snapshot().items()},
+        )  # fmt: skip
+        return f"; state saved to {path}"

@@ -1,0 +1,160 @@
+"""MuJoCo on CPU: `mujoco.batch.Batch` (MuJoCo 4), the reference simulator.
+
+State is float64, one thread pool, bit-identical at any thread count.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robokd import UserError
+from robokd.registry import register
+
+if TYPE_CHECKING:
+    import mujoco
+
+STATE_FIELDS = (
+    "time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat",
+)  # fmt: skip
+
+
+@register("sim", "mujoco")
+@dataclass(kw_only=True)
+class MujocoCfg:
+    """MuJoCo 4 on CPU threads (the default; needs no GPU)."""
+
+    physics_dt: float = 0.008  # s
+
+    def __post_init__(self) -> None:
+        if self.physics_dt <= 0:
+            raise ValueError(f"sim.physics_dt must be > 0 s, got {self.physics_dt}")
+
+    def build(self, spec: mujoco.MjSpec, num_envs: int, device: str = "cpu", threads: int = 0) -> MujocoSim:
+        """Compile spec and return num_envs worlds of it on `threads` threads (0: all cores)."""
+        if device != "cpu":
+            raise UserError(f"sim=mujoco runs on device=cpu, got device={device}")
+        spec.option.timestep = self.physics_dt
+        return MujocoSim(spec.compile(), num_envs, threads)
+
+
+class MujocoSim:
+    """The Sim protocol over one `mujoco.batch.Batch`."""
+
+    device = "cpu"
+
+    def __init__(self, model: mujoco.MjModel, num_envs: int, threads: int = 0) -> None:
+        try:
+            import mujoco
+            from mujoco.batch import Batch
+        except ImportError as error:
+            raise UserError(f"sim=mujoco needs MuJoCo >= 4 ({error}): pip install 'robokd[mujoco]'") from None
+        if num_envs < 1:
+            raise UserError(f"num_envs must be >= 1, got {num_envs}")
+        self.model = model
+        self.num_envs = num_envs
+        self.physics_dt = float(model.opt.timestep)
+        # persistent: one MjData a world, so that the stages computed after a step are reused by the next
+        self.batch = Batch(model, num_envs, nthread=threads, persistent=True)
+        self._velocity_stage = int(mujoco.mjtStage.mjSTAGE_VEL)
+        self._no_stage = int(mujoco.mjtStage.mjSTAGE_NONE)
+        bad = (
+            mujoco.mjtWarning.mjWARN_BADQPOS,
+            mujoco.mjtWarning.mjWARN_BADQVEL,
+            mujoco.mjtWarning.mjWARN_BADQACC,
+        )
+        self._bad_columns = [int(column) for column in bad]
+        self._views: dict[str, Tensor] = {}
+        self._expanded: set[str] = set()
+        self._ctrl = self.get("ctrl")
+        self._has_diverged = torch.zeros(num_envs, dtype=torch.bool)
+
+    def step(self, ctrl: Tensor, substeps: int) -> None:
+        """See Sim.step."""
+        self._ctrl.copy_(ctrl)
+        # the engine resets a diverged world in silence and its counters with it: count afresh every step
+        self.batch.warning[...] = 0
+        self.batch.step(nstep=substeps, stage=self._velocity_stage)
+        self._has_diverged = torch.from_numpy(self.batch.warning[:, self._bad_columns, 1].any(axis=1))
+
+    def forward(self, mask: Tensor | None = None) -> None:
+        """See Sim.forward."""
+        self.batch.forward(_ids(mask), stage=self._velocity_stage)
+
+    def reset(self, mask: Tensor | None = None) -> None:
+        """See Sim.reset."""
+        self.batch.reset(_ids(mask), stage=self._no_stage)
+
+    def get(self, field: str) -> Tensor:
+        """See Sim.get. Zero-copy: the tensor shares MuJoCo's memory."""
+        if field not in self._views:
+            self._views[field] = self._view(field)
+        return self._views[field]
+
+    def set(self, field: str, value: Tensor, mask: Tensor | None = None) -> None:
+        """See Sim.set."""
+        if field not in STATE_FIELDS and field not in self._expanded:
+            self._views[field] = _tensor(self._expand(field))
+            self._expanded.add(field)
+        view = self.get(field)
+        if mask is None:
+            view.copy_(value)
+        else:
+            view[mask] = value[mask].to(view.dtype)
+
+    def diverged(self) -> Tensor:
+        """See Sim.diverged."""
+        return self._has_diverged
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """See Sim.snapshot."""
+        model_fields = {f"model.{field}": self.get(field).clone() for field in sorted(self._expanded)}
+        return {"state": torch.from_numpy(self.batch.state.copy()), **model_fields}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """See Sim.restore."""
+        for name, value in snapshot.items():
+            if name != "state":
+                self.set(name.removeprefix("model."), value)
+        state = torch.from_numpy(self.batch.state)
+        if state.shape != snapshot["state"].shape:
+            got, want = tuple(snapshot["state"].shape), tuple(state.shape)
+            raise UserError(f"snapshot has state of shape {got}, this simulation has {want}")
+        state.copy_(snapshot["state"])
+        self.forward()
+
+    def close(self) -> None:
+        """See Sim.close."""
+        self._views.clear()
+
+    def _expand(self, field: str) -> np.ndarray:
+        try:
+            return self.batch.expand(field)
+        except ValueError as error:
+            raise UserError(f"sim=mujoco cannot set {field!r} per world: {error}") from None
+
+    def _view(self, field: str) -> Tensor:
+        try:
+            return _tensor(self.batch.bind(field))
+        except ValueError:
+            shared = getattr(self.model, field, None)
+            if not isinstance(shared, np.ndarray):
+                raise UserError(f"sim=mujoco has no field {field!r}") from None
+            # a model field that no world has changed: one row, repeated without a copy
+            return _tensor(np.broadcast_to(shared, (self.num_envs, *shared.shape)))
+
+
+def _ids(mask: Tensor | None) -> Any:
+    return None if mask is None else mask.numpy()
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # outputs are read-only in numpy; nobody writes a `get` view of a derived field
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)

@@ -1,0 +1,1 @@
+"""Renderers, image encodings and corruption; `renderer=<name>`."""

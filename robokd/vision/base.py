@@ -1,0 +1,43 @@
+"""The Renderer protocol: what turns the state of many worlds into encoded depth images.
+
+A renderer's config is `@register("renderer", name)` with `build(sim, cameras) -> Renderer`: `sim` is a Sim,
+`cameras` every CameraSpec that will be asked for; what cannot be drawn is refused there and then.
+Shapes: N worlds, H rows from the top, W columns from the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from robokd.specs import CameraSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from robokd.sim.base import Sim
+
+
+class Renderer(Protocol):
+    """Writes what the cameras of a simulation see."""
+
+    def render(self, sim: Sim, cameras: Sequence[CameraSpec], out: Mapping[str, np.ndarray | Tensor]) -> None:
+        """Write each camera's images into out[camera.name] (N, 1, H, W), in place.
+
+        Args:
+            sim: the worlds, with derived fields up to date.
+            cameras: some of those the renderer was built with.
+            out: buffers of the caller. Those of `camera.dtype` get encoded images (see encode.py), those of
+                float32 get planar depth in metres, 0 where nothing was hit within far.
+        """
+        ...
+
+
+class RendererCfg(Protocol):
+    """A registered renderer config."""
+
+    def build(self, sim: Sim, cameras: Sequence[CameraSpec]) -> Renderer:
+        """Return a renderer of these cameras; raises UserError for what it cannot draw."""
+        ...

@@ -1,0 +1,285 @@
+"""Reach: bring the tip between the fingers to a floating sphere and keep it there.
+
+Body: the arm of panda.py, joint-delta control at 25 Hz. Privileged: where the sphere is. The student sees the
+joints and depth pictures. Frames: everything in the arm's base frame, which is the world's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from robokd.tasks import panda
+from torch import Tensor
+
+from robokd import geometry
+from robokd.draws import Draws
+from robokd.env.base import Range, State, VecEnv
+from robokd.env.native import NativeEnv
+from robokd.registry import register
+from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Term
+
+if TYPE_CHECKING:
+    import mujoco
+
+    from robokd.sim.mujoco import MujocoCfg
+    from robokd.vision.raster import RasterCfg
+
+GOAL_RADIUS_M = 0.05
+_FRONT = np.array([1.30, 0.0, 0.60]), np.array([0.45, 0.0, 0.31])  # from, at; m
+_OUTSIDE = np.array([1.05, -1.25, 0.85]), np.array([0.30, 0.0, 0.32])
+
+
+@register("task", "reach")
+@dataclass(kw_only=True)
+class ReachCfg:
+    """Reach a floating sphere with a 7-joint arm; the student sees depth pictures."""
+
+    tolerance_m: float = 0.02  # tip to sphere centre
+    hold_s: float = 0.4  # how long within the tolerance
+    horizon_s: float = 4.0
+    joint_step_rad: float = 0.06  # target motion per control step at |action| = 1
+    azimuth_rad: float = 0.7  # the sphere's, both ways
+    radius_m: tuple[float, float] = (0.35, 0.65)  # the sphere's distance from the base axis
+    height_m: tuple[float, float] = (0.10, 0.55)
+    start_rad: float = 0.25  # start pose around the ready pose, both ways
+    stiffness: tuple[float, float] = (0.8, 1.2)  # factor on the joint gains
+    camera_shift_m: float = 0.01  # both ways, each axis
+    camera_tilt_rad: float = 0.01  # both ways, each axis
+    joint_noise_rad: float = 0.002  # largest standard deviation of the measured joint positions
+    distance_weight: float = 1.0  # reward per metre and control step
+    near_weight: float = 0.3  # reward for being within about 3 cm, per control step
+    action_weight: float = 0.02  # cost of mean squared actions
+    action_rate_weight: float = 0.05  # cost of mean squared changes of the action
+    success_reward: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance_m <= GOAL_RADIUS_M:
+            raise ValueError(f"task.tolerance_m must be in (0, {GOAL_RADIUS_M}] m, got {self.tolerance_m}")
+        if not 0 <= self.hold_s < self.horizon_s:
+            raise ValueError(f"task.hold_s must be in [0, {self.horizon_s}) s, got {self.hold_s}")
+
+    def build(
+        self, *, sim: MujocoCfg, renderer: RasterCfg | None, num_envs: int, groups: Sequence[str], draws: Draws,
+        space: str = "seen", device: str = "cpu", threads: int = 0,
+    ) -> VecEnv:  # fmt: skip
+        """Return num_envs worlds of the task that emit `groups`."""
+        task = Reach(self)
+        worlds = sim.build(task.scene(), num_envs, device, threads)
+        cameras = [spec for name, spec in task.camera_specs().items() if name in groups]
+        eyes = renderer.build(worlds, cameras) if renderer is not None and cameras else None
+        return NativeEnv(task, worlds, eyes, groups, draws, space)
+
+
+class Reach:
+    """The Task protocol; see DESIGN for who calls what."""
+
+    control_dt = 0.04
+    substeps = 5
+
+    def __init__(self, cfg: ReachCfg) -> None:
+        self.cfg = cfg
+        self.horizon_s = cfg.horizon_s
+        self._home = torch.tensor(panda.HOME, dtype=torch.float64)
+        self._reward = {
+            name: getattr(cfg, f"{name}_weight") for name in ("distance", "near", "action", "action_rate")
+        }
+
+    def scene(self) -> mujoco.MjSpec:
+        """Return the arm, a floor, the sphere (seen, never touched) and the cameras."""
+        import mujoco
+
+        spec = panda.spec()
+        floor = spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1])
+        floor.rgba = [0.5, 0.5, 0.5, 1]
+        goal = spec.worldbody.add_body(name="goal", mocap=True, pos=[0.5, 0, 0.4])
+        goal.add_geom(
+            name="goal", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[GOAL_RADIUS_M, 0, 0], contype=0, conaffinity=0,
+            rgba=[0.9, 0.3, 0.1, 1],
+        )  # fmt: skip
+        for camera in self.camera_specs().values():
+            body = spec.worldbody if camera.mount == "world" else spec.body(camera.mount)
+            body.add_camera(
+                name=camera.name, pos=camera.position_m, quat=camera.quaternion_wxyz, fovy=camera.fovy_deg,
+                resolution=[camera.width, camera.height],
+            )  # fmt: skip
+        return spec
+
+    def action_spec(self) -> ActionSpec:
+        """Return joint-delta control of the 7 joints within the published limits."""
+        return ActionSpec(
+            names=panda.JOINTS, scale=(self.cfg.joint_step_rad,) * 7, control_dt=self.control_dt,
+            position_lower=panda.LOWER, position_upper=panda.UPPER, velocity=panda.VELOCITY,
+            acceleration=panda.ACCELERATION,
+        )  # fmt: skip
+
+    def obs_specs(self) -> dict[str, ObsSpec]:
+        """Return the groups proprio (a robot has it), privileged (teacher) and physics (critic)."""
+        joints, axes = panda.JOINTS, ("x", "y", "z")
+        position = Term(name="joint_pos", elements=joints, unit="rad")
+        velocity = Term(name="joint_vel", elements=joints, unit="rad/s")
+        rate = Term(name="command_rate", elements=joints, unit="rad/s")
+        goal, tip, offset = (
+            Term(name=name, elements=axes, unit="m")
+            for name in ("goal_position", "tip_position", "goal_from_tip")
+        )
+        stiffness = Term(name="stiffness", elements=joints, unit="1")
+        held = Term(name="held", elements=("time",), unit="s")
+        return {
+            "proprio": ObsSpec(group="proprio", role="proprio", terms=(position, velocity, rate)),
+            "privileged": ObsSpec(group="privileged", role="privileged", terms=(goal, tip, offset)),
+            "physics": ObsSpec(
+                group="physics", role="privileged", terms=(position, velocity, stiffness, held)
+            ),
+        }
+
+    def camera_specs(self) -> dict[str, CameraSpec]:
+        """Return front and wrist for students; outside is for people."""
+        views = {
+            name: tuple(geometry.look_at(*view, np).tolist()) for name, view in (("front", _FRONT), ("out", _OUTSIDE))
+        }
+        return {
+            "front": CameraSpec(
+                name="front", fovy_deg=60, near_m=0.4, far_m=1.4, position_m=tuple(_FRONT[0].tolist()),
+                quaternion_wxyz=views["front"],
+            ),
+            "wrist": CameraSpec(
+                name="wrist", fovy_deg=80, near_m=0.03, far_m=1.03, mount="hand", position_m=(0.07, 0.0, 0.0),
+                quaternion_wxyz=(0.0, 0.70710678, 0.70710678, 0.0),
+            ),
+            "outside": CameraSpec(
+                name="outside", width=192, height=144, fovy_deg=45, near_m=0.6, far_m=2.6, encoding="depth_f16",
+                position_m=tuple(_OUTSIDE[0].tolist()), quaternion_wxyz=views["out"],
+            ),
+        }  # fmt: skip
+
+    def parameters(self) -> dict[str, Range]:
+        """Return what differs between episodes; the outer tenth of each range is held out."""
+        cfg = self.cfg
+        shift, tilt = (cfg.camera_shift_m,) * 3, (cfg.camera_tilt_rad,) * 3
+        cameras = {
+            f"camera_{name}": Range(low=_minus((*shift, *tilt)), high=(*shift, *tilt), unit="m, rad")
+            for name in ("front", "wrist")
+        }
+        return {
+            "goal": Range(
+                low=(-cfg.azimuth_rad, cfg.radius_m[0], cfg.height_m[0]),
+                high=(cfg.azimuth_rad, cfg.radius_m[1], cfg.height_m[1]),
+                unit="rad, m, m",
+            ),
+            "start": Range(low=(-cfg.start_rad,) * 7, high=(cfg.start_rad,) * 7, unit="rad"),
+            "stiffness": Range(low=(cfg.stiffness[0],) * 7, high=(cfg.stiffness[1],) * 7, unit="1"),
+            "joint_noise": Range(low=(0.0,), high=(cfg.joint_noise_rad,), unit="rad"),
+            **cameras,
+        }
+
+    def start_envelope(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """See Task.start_envelope."""
+        reach = self.cfg.start_rad
+        return tuple(q - reach for q in panda.HOME), tuple(q + reach for q in panda.HOME)
+
+    def reset(self, values: dict[str, Tensor], state: State, mask: Tensor) -> Tensor:
+        """See Task.reset."""
+        sim, episode = state.sim, state.episode
+        azimuth, radius, height = values["goal"].unbind(1)
+        goal = torch.stack((radius * torch.cos(azimuth), radius * torch.sin(azimuth), height), 1)
+        column = mask[:, None]
+        noise = values["joint_noise"]
+        for name, value in (("goal", goal), ("stiffness", values["stiffness"]), ("joint_noise", noise)):
+            old = episode.get(name, torch.zeros_like(value, dtype=torch.float32))
+            episode[name] = torch.where(column, value.float(), old)
+        held = episode.get("held", torch.zeros(len(mask), dtype=torch.float64))
+        episode["held"] = held.masked_fill(mask, 0.0)
+        sim.set("mocap_pos", goal[:, None, :], mask)
+        start = self._home + values["start"]
+        qpos = sim.get("qpos").clone()
+        qpos[:, :7] = start
+        sim.set("qpos", qpos, mask)
+        self._set_gains(values["stiffness"], state, mask)
+        self._set_cameras(values, state, mask)
+        return start
+
+    def control(self, command: Tensor, state: State) -> Tensor:
+        """Return the joint targets beside the gripper's, which stays half open."""
+        ctrl = state.sim.get("ctrl").clone()
+        ctrl[:, :7] = command
+        ctrl[:, 7:] = panda.GRIPPER_OPEN_M
+        return ctrl
+
+    def progress(self, state: State, dt: float) -> None:
+        """Count the time within the tolerance."""
+        inside = self.distance(state) <= self.cfg.tolerance_m
+        state.episode["held"] = torch.where(inside, state.episode["held"] + dt, 0.0)
+
+    def observe(self, group: str, state: State) -> Tensor:
+        """See Task.observe. Joint noise is drawn afresh every control step."""
+        sim, episode = state.sim, state.episode
+        position, velocity = sim.get("qpos")[:, :7].float(), sim.get("qvel")[:, :7].float()
+        if group == "proprio":
+            noise = state.draws.normal("joint_noise", state.episode_id, state.step, 14).float()
+            noise = noise * episode["joint_noise"]
+            # a differentiated encoder: its speed is several times noisier than its angle
+            parts = (position + noise[:, :7], velocity + 5 * noise[:, 7:], state.rate)
+        elif group == "privileged":
+            tip = self._tip(state)
+            parts = (episode["goal"], tip, episode["goal"] - tip)
+        else:
+            parts = (position, velocity, episode["stiffness"], episode["held"].float()[:, None])
+        return torch.cat(parts, 1)
+
+    def reward(self, state: State) -> dict[str, Tensor]:
+        """Return what is paid for nearness and success, and charged for large and jerky actions."""
+        distance, weight = self.distance(state), self._reward
+        change = state.action - state.previous_action
+        return {
+            "distance": -weight["distance"] * distance,
+            "near": weight["near"] * (torch.exp(-((distance / 0.03) ** 2)) - 1),
+            "action": -weight["action"] * (state.action**2).mean(1),
+            "action_rate": -weight["action_rate"] * (change**2).mean(1),
+            "success": self.cfg.success_reward * self.success(state).float(),
+        }
+
+    def success(self, state: State) -> Tensor:
+        """See Task.success: within the tolerance for hold_s."""
+        return state.episode["held"] >= self.cfg.hold_s - 1e-6
+
+    def terminated(self, state: State) -> Tensor:
+        """See Task.terminated: success ends the episode."""
+        return self.success(state)
+
+    def distance(self, state: State) -> Tensor:
+        """Return tip to sphere centre (N,), m."""
+        return torch.linalg.vector_norm(state.episode["goal"] - self._tip(state), dim=1)
+
+    def _tip(self, state: State) -> Tensor:
+        return state.sim.get("site_xpos")[:, self._tip_id(state)].float()
+
+    def _tip_id(self, state: State) -> int:
+        return state.sim.model.site("tip").id
+
+    def _set_gains(self, factor: Tensor, state: State, mask: Tensor) -> None:
+        model = state.sim.model
+        for field, columns in (("actuator_gainprm", (0,)), ("actuator_biasprm", (1, 2))):
+            value = torch.from_numpy(getattr(model, field)).repeat(len(mask), 1, 1)
+            for column in columns:
+                value[:, :7, column] *= factor
+            state.sim.set(field, value, mask)
+
+    def _set_cameras(self, values: dict[str, Tensor], state: State, mask: Tensor) -> None:
+        model = state.sim.model
+        position = torch.from_numpy(model.cam_pos).repeat(len(mask), 1, 1)
+        quaternion = torch.from_numpy(model.cam_quat).repeat(len(mask), 1, 1)
+        for name in ("front", "wrist"):
+            camera, shift, tilt = model.camera(name).id, *values[f"camera_{name}"].split(3, 1)
+            position[:, camera] += shift
+            turn = geometry.from_rotation_vector(tilt, torch)
+            quaternion[:, camera] = geometry.multiply(quaternion[:, camera], turn, torch)
+        state.sim.set("cam_pos", position, mask)
+        state.sim.set("cam_quat", quaternion, mask)
+
+
+def _minus(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(-value for value in values)
