@@ -1,0 +1,157 @@
+"""Evaluate: success on fixed test episodes, with intervals, paired comparisons and camera ablations.
+
+The episodes 0 .. E-1 of a stream are the same for every policy and any num_envs. Shapes: E episodes, N
+environments.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd import UserError
+from robokd.config import dump, load
+from robokd.env.base import SPACES, VecEnv
+from robokd.learn import dagger, residual, teach
+from robokd.learn.rollout import Outcomes, Policy, rollout
+from robokd.nets.residual import RefinedPolicy
+from robokd.run import Run, write_atomic
+from robokd.students.base import StudentPolicy
+
+if TYPE_CHECKING:
+    from robokd.config import EvaluateConfig
+
+ABLATIONS = ("blank", "shuffled", "frozen")
+_Z95 = 1.959963984540054  # of the normal distribution
+_RESAMPLES = 4000
+
+
+def wilson(success: Tensor) -> dict[str, Any]:
+    """Return the rate of (E,) outcomes with its 95 % interval. Source: Wilson (1927)."""
+    count, rate = len(success), success.double().mean().item()
+    centre = (rate + _Z95**2 / (2 * count)) / (1 + _Z95**2 / count)
+    half = _Z95 / (1 + _Z95**2 / count) * math.sqrt(rate * (1 - rate) / count + _Z95**2 / (4 * count**2))
+    # at 0 and 1 rounding must not put the rate outside its interval
+    low, high = min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
+    return {"rate": rate, "lo": low, "hi": high, "method": "wilson95", "episodes": count}
+
+
+def paired(success: Tensor, baseline: Tensor) -> dict[str, float]:
+    """Return the mean difference of two policies on the same episodes with its 95 % bootstrap interval."""
+    difference = (success - baseline).numpy()
+    rows = np.random.default_rng(0).integers(0, len(difference), (_RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[rows].mean(1), (0.025, 0.975))
+    return {"delta": float(difference.mean()), "lo": float(low), "hi": float(high)}
+
+
+def ablation(name: str, cameras: tuple[str, ...]) -> Callable[[TensorDict, Tensor], TensorDict]:
+    """Return what spoils the camera groups: all misses, another environment's picture, or the episode's first."""
+    first: dict[str, Tensor] = {}
+
+    def alter(obs: TensorDict, step: Tensor) -> TensorDict:
+        spoiled = obs.clone(recurse=False)
+        for camera in cameras:
+            now = obs[camera]
+            if name == "blank":
+                spoiled[camera] = torch.zeros_like(now)
+            elif name == "shuffled":
+                spoiled[camera] = now.roll(1, 0)
+            else:
+                is_new = (step == 0)[:, None, None, None]
+                first[camera] = torch.where(is_new, now, first.get(camera, now))
+                spoiled[camera] = first[camera]
+        return spoiled
+
+    if name not in ABLATIONS:
+        raise ValueError(f"no camera ablation named {name!r}. Known: {', '.join(ABLATIONS)}")
+    return alter
+
+
+def policy_groups(run: Run) -> tuple[str, ...]:
+    """Return the groups that the policy of a run acts on."""
+    if run.stage == "teach":
+        return load("teach", run.config).teacher.actor_groups
+    config = run.config if run.stage == "distill" else run.load_checkpoint("last")["student_config"]
+    return ("proprio", *load("distill", config).cameras)
+
+
+def load_policy(run: Run, checkpoint: str, env: VecEnv) -> Policy:
+    """Return the frozen policy of a teach, distill or refine run for env; refused if env does not fit."""
+    if run.stage == "teach":
+        return teach.load_teacher(run, checkpoint, env)
+    if run.stage == "distill":
+        return StudentPolicy(dagger.load_student(run, checkpoint, env), env.num_envs)
+    if run.stage == "refine":
+        return RefinedPolicy(*residual.load_refined(run, checkpoint, env), env.num_envs)
+    raise UserError(f"a {run.stage} run has no policy; wanted a teach, distill or refine run: {run.path}")
+
+
+def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
+    """Evaluate a run on the test episodes, beside a baseline if one is named; return the summary's path."""
+    teach.begin(config.seed, config.threads)
+    parent = Run.open(config.run)
+    baseline = Run.open(config.baseline) if config.baseline else None
+    parents = [parent, baseline] if baseline else [parent]
+    run = resume or Run.create(
+        config.runs,
+        task=config.task.name,
+        stage="evaluate",
+        config=dump(config),
+        parents=parents,
+        seed=config.seed,
+    )
+    spaces = {space: _judge(config, parent, space) for space in SPACES}
+    seen = spaces["seen"][0]
+    summary: dict[str, Any] = {
+        "task": config.task.name, "sim": config.sim.name, "device": config.device, "policy": parent.stage,
+        "episodes": config.episodes, "success": wilson(seen.success), "return_mean": seen.returns.mean().item(),
+        "steps_mean": seen.steps.float().mean().item(), "action_saturation": seen.saturation,
+        **{space: wilson(outcomes.success) for space, (outcomes, _) in spaces.items()},
+    }  # fmt: skip
+    steps, frames = sum(o.env_steps for o, _ in spaces.values()), sum(f for _, f in spaces.values())
+    columns = {f"success_{space}": outcomes.success.numpy() for space, (outcomes, _) in spaces.items()}
+    if baseline:
+        other, more = _judge(config, baseline, "seen")
+        steps, frames = steps + other.env_steps, frames + more
+        summary["paired"] = {
+            "baseline": str(baseline.path),
+            "stage": baseline.stage,
+            **paired(seen.success, other.success),
+        }
+        summary["retention"] = seen.success.mean().item() / max(other.success.mean().item(), 1e-9)
+        columns["success_baseline"] = other.success.numpy()
+    if config.ablations and parent.stage != "teach":
+        uses = {name: _judge(config, parent, "seen", name) for name in ABLATIONS}
+        summary["camera_use"] = {
+            name: wilson(outcomes.success)["rate"] for name, (outcomes, _) in uses.items()
+        }
+        steps += sum(outcomes.env_steps for outcomes, _ in uses.values())
+        frames += sum(count for _, count in uses.values())
+    write_atomic(run.path / "episodes.npz", _npz(columns))
+    return run.write_summary({**summary, "env_steps": steps, "frames_rendered": frames})
+
+
+def _judge(config: EvaluateConfig, run: Run, space: str, spoil: str | None = None) -> tuple[Outcomes, int]:
+    """Return the outcomes of a run's policy on the test episodes of a space, and the frames rendered."""
+    groups = policy_groups(run)
+    env = teach.build_env(config, groups, "test", space=space, num_envs=min(config.num_envs, config.episodes))
+    policy = load_policy(run, config.checkpoint, env)
+    cameras = tuple(name for name in groups if name in env.camera_specs)
+    outcomes = rollout(env, policy, config.episodes, ablation(spoil, cameras) if spoil else None)
+    frames = env.frames_rendered
+    env.close()
+    return outcomes, frames
+
+
+def _npz(columns: dict[str, np.ndarray]) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **columns)
+    return stream.getvalue()

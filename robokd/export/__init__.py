@@ -1,0 +1,1 @@
+"""From a run to one bundle: ONNX graph, parity proof, container."""

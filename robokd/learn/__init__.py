@@ -1,0 +1,1 @@
+"""The learning stages: teach, distill, refine."""

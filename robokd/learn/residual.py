@@ -1,0 +1,144 @@
+"""Refine: residual PPO on a frozen student, by the same loop and algorithm that taught the teacher.
+
+The residual sees what a robot has: the student's features, proprioception and the base action; its critic sees
+the simulator's state. Shapes: N environments, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd.config import dump, load
+from robokd.env.base import VecEnv, check_contract, contract
+from robokd.learn.dagger import build_student, load_student, student_inputs
+from robokd.learn.rollout import rollout
+from robokd.learn.teach import begin, build_env, optimise
+from robokd.nets.residual import BASE, FEATURES, RefinedPolicy, compose, with_base, zero_last_layer
+from robokd.run import Run
+from robokd.students.base import Student
+
+if TYPE_CHECKING:
+    from robokd.config import RefineConfig
+
+
+def refine(config: RefineConfig, resume: Run | None = None) -> Path:
+    """Train a residual on the parent's student and return the path of its summary."""
+    begin(config.seed, config.threads)
+    parent = Run.open(config.parent)
+    settings = config.teacher
+    seen = student_inputs(load("distill", parent.config))
+    asked = (*settings.actor_groups, *settings.critic_groups)
+    wanted = tuple(group for group in asked if group not in (BASE, FEATURES))
+    inner = build_env(config, tuple(dict.fromkeys((*seen, *wanted))), "train")
+    student = load_student(parent, config.checkpoint, inner)
+    run = resume or Run.create(
+        config.runs,
+        task=config.task.name,
+        stage="refine",
+        config=dump(config),
+        parents=[parent],
+        seed=config.seed,
+    )
+    inner.failures = run.path / "failures"
+    env = ResidualEnv(inner, student, config.residual_scale, asked)
+    algorithm = settings.algorithm(env.get_observations(), env.num_actions, config.device)
+    zero_last_layer(algorithm.actor)
+    count = settings.evaluate_episodes
+    validation = build_env(config, seen, "validation", num_envs=count)
+
+    def validate() -> Any:
+        return rollout(
+            validation, RefinedPolicy(student, algorithm.actor, config.residual_scale, count), count
+        )
+
+    extra = {
+        "contract": contract(inner, seen),
+        "student": student.state_dict(),
+        "student_config": parent.config,
+    }
+    totals = optimise(env, algorithm, settings, run, validate, extra)
+    return run.write_summary(
+        {**totals, "task": config.task.name, "sim": config.sim.name, "device": config.device}
+    )
+
+
+class ResidualEnv:
+    """The VecEnv that a residual policy acts in: actions are corrections, observations include the base."""
+
+    def __init__(self, inner: VecEnv, student: Student, scale: float, groups: tuple[str, ...]) -> None:
+        self.inner, self.student, self.scale, self.groups = inner, student, scale, groups
+        self.num_envs, self.num_actions, self.device = inner.num_envs, inner.num_actions, inner.device
+        self.max_episode_length, self.cfg = inner.max_episode_length, inner.cfg
+        self.action_spec, self.obs_specs, self.camera_specs = (
+            inner.action_spec,
+            inner.obs_specs,
+            inner.camera_specs,
+        )
+        self.draws, self.state = inner.draws, inner.state
+        self._student_state = student.initial_state(inner.num_envs)
+        self._observations = self._extend(inner.get_observations())
+
+    frames_rendered = property(lambda self: self.inner.frames_rendered)
+    episodes_ended = property(lambda self: self.inner.episodes_ended)
+    episodes_diverged = property(lambda self: self.inner.episodes_diverged)
+
+    @property
+    def episode_length_buf(self) -> Tensor:
+        """See VecEnv."""
+        return self.inner.episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: Tensor) -> None:
+        self.inner.episode_length_buf = value
+
+    def reset(self, episodes: Tensor | None = None) -> TensorDict:
+        """See VecEnv."""
+        self._student_state = self.student.initial_state(self.num_envs)
+        self._observations = self._extend(self.inner.reset(episodes))
+        return self._observations
+
+    def get_observations(self) -> TensorDict:
+        """See VecEnv."""
+        return self._observations
+
+    def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
+        """Add scaled corrections (N, A) to the student's actions and step."""
+        composed = compose(self._observations[BASE], actions, self.scale)
+        obs, reward, done, extras = self.inner.step(composed)
+        self._student_state = self.student.reset(self._student_state, done.bool())
+        self._observations = self._extend(obs)
+        return self._observations, reward, done, extras
+
+    def snapshot(self) -> dict[str, Any]:
+        """See VecEnv."""
+        return {"inner": self.inner.snapshot(), "student": dict(self._student_state.items())}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """See VecEnv."""
+        self.inner.restore(snapshot["inner"])
+        self._student_state = TensorDict(snapshot["student"], batch_size=[self.num_envs])
+        self._observations = self._extend(self.inner.get_observations())
+
+    def _extend(self, obs: TensorDict) -> TensorDict:
+        with torch.no_grad():
+            output, self._student_state = self.student.forward(obs, self._student_state)
+        return with_base(obs, output.action.clip(-1, 1), output.features).select(*dict.fromkeys(self.groups))
+
+
+def load_refined(run: Run, checkpoint: str, env: VecEnv) -> tuple[Student, Any, float]:
+    """Return (student, residual actor, scale) of a refine run, frozen; refused if env does not fit."""
+    saved = run.load_checkpoint(checkpoint)
+    check_contract(saved["contract"], env, f"the refined student of {run.path}")
+    config = load("refine", run.config)
+    student = build_student(load("distill", saved["student_config"]), env)
+    student.load_state_dict(saved["student"])
+    widths = {name: spec.size for name, spec in env.obs_specs.items()}
+    widths |= {BASE: env.num_actions, FEATURES: student.feature_size}
+    rows = {group: torch.zeros(1, widths[group]) for group in config.teacher.actor_groups}
+    teacher = config.teacher.build(TensorDict(rows, batch_size=[1]), env.num_actions, saved)
+    return student.eval().requires_grad_(False), teacher.actor, config.residual_scale

@@ -1,0 +1,101 @@
+"""Episodes under a fixed policy: the same episodes 0 .. E-1 for every policy and any num_envs.
+
+Shapes: E episodes, N environments, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd.env.base import VecEnv
+
+SATURATED = 0.98  # |action| from which a label says nothing of how much
+
+
+class Policy(Protocol):
+    """Teachers, students and refined students alike."""
+
+    inputs: tuple[str, ...]
+
+    def act(self, obs: TensorDict) -> Tensor:
+        """Return clipped actions (N, A)."""
+        ...
+
+    def reset(self, mask: Tensor) -> None:
+        """Begin the episodes of mask (N,) afresh."""
+        ...
+
+
+@dataclass
+class Outcomes:
+    """What became of episodes 0 .. E-1, in their order."""
+
+    success: Tensor  # (E,) float32, 0 or 1
+    returns: Tensor  # (E,) undiscounted
+    steps: Tensor  # (E,) control steps
+    saturation: float  # share of actions at the edge of [-1, 1]
+    env_steps: int  # control steps taken, those after the last wanted episode included
+
+    def means(self) -> dict[str, float]:
+        """Return the averages that training logs."""
+        return {
+            "success": self.success.mean().item(), "return": self.returns.mean().item(),
+            "steps": self.steps.float().mean().item(), "saturation": self.saturation,
+        }  # fmt: skip
+
+
+def rollout(
+    env: VecEnv,
+    policy: Policy,
+    episodes: int,
+    alter: Callable[[TensorDict, Tensor], TensorDict] | None = None,
+) -> Outcomes:
+    """Run episodes 0 .. E-1 to their ends and return what became of them.
+
+    `alter(obs, step)` may change what the policy sees (camera ablations); step is (N,) since the episode began.
+    """
+    count = env.num_envs
+    success, returns = torch.zeros(episodes + count), torch.zeros(episodes + count)
+    lengths = torch.zeros(episodes + count, dtype=torch.int64)
+    obs = env.reset(torch.arange(count))
+    policy.reset(torch.ones(count, dtype=torch.bool))
+    step = torch.zeros(count, dtype=torch.int64)
+    saturated, taken = torch.zeros(()), 0
+    is_open = torch.arange(episodes + count) < episodes
+    while is_open.any():
+        actions = policy.act(alter(obs, step) if alter else obs)
+        obs, rewards, dones, extras = env.step(actions)
+        ended = dones.bool()
+        row = extras["episode"].clamp(max=episodes + count - 1)
+        returns[row] += rewards
+        lengths[row] += 1
+        success[row] = (extras["success"] & ended).float()
+        is_open[row[ended]] = False
+        policy.reset(ended)
+        step = (step + 1).masked_fill(ended, 0)
+        saturated, taken = saturated + (actions.abs() > SATURATED).float().mean(), taken + 1
+    return Outcomes(
+        success=success[:episodes], returns=returns[:episodes], steps=lengths[:episodes],
+        saturation=(saturated / taken).item(), env_steps=taken * count,
+    )  # fmt: skip
+
+
+def pictures(env: VecEnv, policy: Policy, count: int) -> list[dict[str, np.ndarray]]:
+    """Return `count` moments, evenly spaced, of test episode 0 in a one-world env: {camera: encoded (H, W)}."""
+    cameras = [name for name in policy.inputs if name in env.camera_specs]
+    obs = env.reset(torch.zeros(1, dtype=torch.int64))
+    policy.reset(torch.ones(1, dtype=torch.bool))
+    shots = []
+    for _ in range(env.max_episode_length):
+        shots.append({name: obs[name][0, 0].numpy() for name in cameras})
+        obs, _, done, _ = env.step(policy.act(obs))
+        if done[0]:
+            break
+    return [shots[round(i * (len(shots) - 1) / max(count - 1, 1))] for i in range(count)]

@@ -1,0 +1,43 @@
+"""Auxiliary regression: the student says where privileged things are (the goal), so that its eyes learn to look.
+
+Source: the auxiliary position head of DEXTRAH (Lum et al. 2024); here the squared error in units of `scale`.
+Shapes: B samples, T steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd.losses.base import DistillLoss, TeacherOutput
+from robokd.registry import register
+from robokd.students.base import StudentOutput
+
+
+@register("loss", "estimate")
+@dataclass(kw_only=True)
+class EstimateCfg:
+    """Distance between the student's estimates of privileged terms and the truth."""
+
+    weight: float = 1.0
+    scale_m: float = 0.05  # error that counts as 1
+    terms: tuple[str, ...] = ("goal_position",)  # of the privileged group
+
+    def build(self) -> DistillLoss:
+        """Return the loss."""
+        return partial(estimate_error, scale=self.scale_m)
+
+
+def estimate_error(
+    student: StudentOutput, teacher: TeacherOutput, batch: TensorDict, *, scale: float
+) -> Tensor:
+    """Return the pseudo-Huber distance of all estimates, summed over terms, as (B, T)."""
+    rows = [
+        torch.sqrt(1 + (((value - batch[name]) / scale) ** 2).sum(-1)) - 1
+        for name, value in student.estimates.items()
+    ]
+    return torch.stack(rows).sum(0)

@@ -1,0 +1,55 @@
+"""A frozen student with a residual policy on top.
+
+Source: Silver et al. (2018), residual policy learning; Johannink et al. (2019); the scale and the per-step
+correction after ResiP (Ankile et al. 2024). Shapes: B environments, A action dimensions, F features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+BASE, FEATURES = "base_action", "features"
+
+
+def zero_last_layer(actor: Any) -> None:
+    """Make an rsl_rl actor say exactly 0, so that the composed policy is the base bit for bit."""
+    last = [layer for layer in actor.mlp if isinstance(layer, nn.Linear)][-1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
+def compose(base: Tensor, residual: Tensor, scale: float) -> Tensor:
+    """Return clip(base + scale * clip(residual)), (B, A) in [-1, 1]."""
+    return (base + scale * residual.clip(-1, 1)).clip(-1, 1)
+
+
+class RefinedPolicy:
+    """Student plus residual at work; deterministic, never learns. The Policy protocol of evaluate."""
+
+    def __init__(self, student: Any, actor: Any, scale: float, count: int) -> None:
+        self.student, self.actor, self.scale = student, actor, scale
+        self.inputs = student.inputs
+        self._state = student.initial_state(count)
+
+    def act(self, obs: TensorDict) -> Tensor:
+        """Return clipped actions (B, A)."""
+        with torch.no_grad():
+            output, self._state = self.student.forward(obs, self._state)
+            base = output.action.clip(-1, 1)
+            seen = with_base(obs, base, output.features)
+            return compose(base, self.actor(seen), self.scale)
+
+    def reset(self, mask: Tensor) -> None:
+        """Begin the episodes of mask (B,) afresh."""
+        self._state = self.student.reset(self._state, mask)
+
+
+def with_base(obs: TensorDict, base: Tensor, features: Tensor) -> TensorDict:
+    """Return obs with the groups `base_action` (B, A) and `features` (B, F) added."""
+    seen = obs.clone(recurse=False)
+    seen[BASE], seen[FEATURES] = base, features
+    return seen

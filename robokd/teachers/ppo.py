@@ -1,0 +1,106 @@
+"""rsl_rl's PPO (5.x, unmodified), and the frozen teacher read back from its tensors.
+
+Source: Schulman et al. (2017); the implementation is rsl_rl's. Shapes: N environments, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rsl_rl.algorithms import PPO
+from rsl_rl.models import MLPModel
+from rsl_rl.storage import RolloutStorage
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd.registry import register
+
+
+@register("teacher", "ppo")
+@dataclass(kw_only=True)
+class PpoCfg:
+    """Proximal policy optimisation by rsl_rl, with an asymmetric critic."""
+
+    iterations: int = 150
+    steps_per_iteration: int = 24  # control steps of every environment
+    epochs: int = 5
+    mini_batches: int = 4
+    learning_rate: float = 1e-3  # first; adapted to desired_kl
+    desired_kl: float = 0.012
+    clip: float = 0.2
+    discount: float = 0.98
+    gae_lambda: float = 0.95
+    entropy: float = 0.0
+    value_weight: float = 1.0
+    max_grad_norm: float = 1.0
+    initial_std: float = 0.5  # of the action noise
+    critic_warmup: int = 0  # iterations in which only the critic learns
+    hidden: tuple[int, ...] = (256, 128, 64)
+    critic_hidden: tuple[int, ...] = (256, 128, 64)
+    actor_groups: tuple[str, ...] = ("proprio", "privileged")
+    critic_groups: tuple[str, ...] = ("proprio", "privileged", "physics")
+    evaluate_every: int = 10  # iterations
+    evaluate_episodes: int = 256  # of the validation stream
+    stop_success: float = 0.995  # stop when the validation success reaches this
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "steps_per_iteration", "epochs", "mini_batches", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"teacher.{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 < self.discount < 1:
+            raise ValueError(f"teacher.discount must be in (0, 1), got {self.discount}")
+
+    def algorithm(self, obs: TensorDict, num_actions: int, device: str) -> PPO:
+        """Return rsl_rl's PPO with fresh networks and a rollout storage shaped like obs."""
+        num_envs = obs.batch_size[0]
+        storage = RolloutStorage("rl", num_envs, self.steps_per_iteration, obs, [num_actions], device)
+        return PPO(
+            self._actor(obs, num_actions), self._critic(obs), storage, num_learning_epochs=self.epochs,
+            num_mini_batches=self.mini_batches, clip_param=self.clip, gamma=self.discount, lam=self.gae_lambda,
+            value_loss_coef=self.value_weight, entropy_coef=self.entropy, learning_rate=self.learning_rate,
+            max_grad_norm=self.max_grad_norm, schedule="adaptive", desired_kl=self.desired_kl, device=device,
+        )  # fmt: skip
+
+    def build(self, obs: TensorDict, num_actions: int, tensors: dict[str, Any]) -> PpoTeacher:
+        """Return the frozen teacher of a checkpoint's tensors; obs fixes the widths of its groups."""
+        actor = self._actor(obs, num_actions)
+        actor.load_state_dict(tensors["actor_state_dict"])
+        return PpoTeacher(actor.eval().requires_grad_(False), self.actor_groups)
+
+    def _actor(self, obs: TensorDict, num_actions: int) -> MLPModel:
+        noise = {"class_name": "GaussianDistribution", "init_std": self.initial_std, "std_type": "log"}
+        return MLPModel(
+            obs, {"actor": list(self.actor_groups)}, "actor", num_actions, hidden_dims=self.hidden,
+            obs_normalization=True, distribution_cfg=noise,
+        )  # fmt: skip
+
+    def _critic(self, obs: TensorDict) -> MLPModel:
+        groups = {"critic": list(self.critic_groups)}
+        return MLPModel(obs, groups, "critic", 1, hidden_dims=self.critic_hidden, obs_normalization=True)
+
+
+class PpoTeacher:
+    """The Teacher protocol over an rsl_rl actor, its normaliser included; `PpoCfg.build` freezes it."""
+
+    def __init__(self, actor: MLPModel, inputs: Sequence[str]) -> None:
+        self.inputs = tuple(inputs)
+        self.actor = actor
+
+    def act(self, obs: TensorDict) -> Tensor:
+        """See Teacher."""
+        with torch.no_grad():
+            return self.actor(obs).clip(-1, 1)
+
+    def reset(self, mask: Tensor) -> None:
+        """See Teacher: nothing is remembered."""
+
+    def sha256(self) -> str:
+        """Return the hash of every weight and normaliser number."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.actor.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
