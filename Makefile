@@ -1,0 +1,59 @@
+# One command each. The environment in $(VENV) is made once and again when pyproject.toml or constraints.txt change.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV ?= .venv
+PYTHON ?= python3
+PIP := $(VENV)/bin/python -m pip install --quiet -c constraints.txt
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+
+.PHONY: help demo test test-slow format lint types build
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(RUN_STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robokd needs Python 3.11 or newer, got " + sys.version)'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (torch is large)"
+	$(PIP) torch
+	$(PIP) -e '.[train,mujoco]'
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP)
+	$(PIP) -e '.[train,mujoco,dev]'
+	@touch $@
+
+demo: $(RUN_STAMP)  ## the whole chain on CPU, then where the report is
+	@$(VENV)/bin/robokd pipeline task=reach experiment=demo | tee $(VENV)/demo.log
+	@$(VENV)/bin/python -c 'import json, sys; print("report:", json.load(open(sys.argv[1]))["report"])' \
+		"$$(tail -n 1 $(VENV)/demo.log)"
+
+test: $(DEV_STAMP)  ## what every change must pass; CPU, minutes
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(DEV_STAMP)  ## the tests that take minutes each
+	$(VENV)/bin/python -m pytest -m slow
+
+format: $(DEV_STAMP)  ## rewrite by the style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+lint: $(DEV_STAMP)  ## complain about style and spelling
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+
+types: $(DEV_STAMP)  ## check the annotations
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+build: $(DEV_STAMP)  ## wheel and sdist, each installed and started in an empty environment
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist .
+	for made in dist/*.whl dist/*.tar.gz; do \
+		rm -rf build/smoke && $(PYTHON) -m venv build/smoke; \
+		build/smoke/bin/python -m pip install --quiet -c constraints.txt "$$made"; \
+		(cd build && smoke/bin/robokd --version && smoke/bin/robokd deploy --help > smoke/help.txt \
+			&& smoke/bin/robokd list robot && smoke/bin/python -c 'import robokd.sim2real.deploy'); \
+	done
+	rm -rf build/smoke

@@ -1,0 +1,7 @@
+"""`python -m robokd` is `robokd`."""
+
+import sys
+
+from robokd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,148 @@
+"""What `robokd --help`, `robokd <stage> --help` and `robokd list` print, read from schemas and parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import io
+import textwrap
+import tokenize
+from collections.abc import Iterator, Sequence
+from importlib import resources
+
+import yaml
+
+from robokd import UserError, registry
+from robokd.config import SCHEMAS, PipelineConfig
+from robokd.schemas import SHARED
+
+EXAMPLES = {
+    "teach": "robokd teach task=reach num_envs=256 seed=0",
+    "distill": "robokd distill parent=runs/<teach run> student=cnn cameras=[front]",
+    "refine": "robokd refine parent=runs/<distill run> task.tolerance_m=0.01",
+    "evaluate": "robokd evaluate run=runs/<run> episodes=512 baseline=runs/<other run>",
+    "export": "robokd export run=runs/<run> out=reach.robokd",
+    "deploy": "robokd deploy bundle=reach.robokd robot=mujoco episodes=20",
+    "pipeline": "robokd pipeline task=reach experiment=demo",
+    "play": "robokd play run=runs/<run> video=out.mp4",
+    "report": "robokd report runs=[runs/<run>,runs/<other run>] out=report.html",
+}
+OVERVIEW = """\
+robokd: from a policy that knows everything in simulation to one that sees, and onto a robot.
+
+    teach ──► distill ──► refine ──► export ──► deploy      robokd pipeline task=reach does it all
+
+usage: robokd <stage> key=value …
+
+{stages}
+  {resume}  Go on with a run that was cut off: robokd resume run=runs/<run>
+  {list}  List the parts that can be named: robokd list task
+
+`robokd <stage> --help` lists the keys of a stage. Each run leaves a folder in runs/ with its configuration,
+metrics, checkpoints and summary.json, whose path is the last line printed.
+Exit codes: 0 done, 1 a fault of robokd, 2 a mistake in what was asked, 3 a safety stop, 130 Ctrl-C."""
+
+
+def overview() -> str:
+    """Return the text of `robokd --help`."""
+    rows = [f"  {stage:<10}{_first_line(kind)}" for stage, kind in SCHEMAS.items()]
+    return OVERVIEW.format(stages="\n".join(rows), resume=f"{'resume':<8}", list=f"{'list':<8}")
+
+
+def stage_help(stage: str, words: Sequence[str]) -> str:
+    """Return the text of `robokd <stage> --help`; parts named in `words` (key=value) show their keys."""
+    kind = SCHEMAS[stage]
+    lines = [f"robokd {stage}: {_first_line(kind)}", "", f"example: {EXAMPLES[stage]}", ""]
+    if stage == "pipeline":
+        steps = ", ".join(f.name for f in dataclasses.fields(PipelineConfig))
+        lines += [
+            f"keys for every stage that has them: {', '.join(SHARED)}",
+            f"keys of one stage: <stage>.<key>=…, stages {steps} (robokd <stage> --help lists their keys)",
+            "experiment=<name>: values from configs/experiment/<name>.yaml; what is typed comes on top",
+        ]
+        return "\n".join(lines)
+    chosen = default_parts(stage) | dict(word.split("=", 1) for word in words if "=" in word)
+    lines.append("keys, their defaults and what they are:")
+    lines += _rows(kind, "", chosen)
+    return "\n".join(lines)
+
+
+def list_parts(kinds: Sequence[str]) -> str:
+    """Return a line for each part of the given kinds (none: all)."""
+    lines = []
+    for kind in kinds or registry.kinds():
+        if kind not in registry.kinds():
+            raise UserError(registry.unknown("kind", kind, registry.kinds()))
+        lines.append(f"{kind}:")
+        lines += [f"  {name:<16} {_first_line(registry.find(kind, name))}" for name in registry.names(kind)]
+    return "\n".join(lines)
+
+
+def default_parts(stage: str) -> dict[str, str]:
+    """Return the parts that configs/<stage>.yaml chooses, by key, as one would type them."""
+    text = (resources.files("robokd.configs") / f"{stage}.yaml").read_text(encoding="utf-8")
+    entries = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
+    pairs = [(key, value) for entry in entries for key, value in entry.items() if value != "???"]
+    return {key: f"[{','.join(value)}]" if isinstance(value, list) else str(value) for key, value in pairs}
+
+
+def _rows(kind: type, prefix: str, chosen: dict[str, str]) -> Iterator[str]:
+    comments = field_comments(kind)
+    for field in dataclasses.fields(kind):
+        key = f"{prefix}{field.name}"
+        of = field.metadata.get("kind")
+        if of:
+            yield from _part_rows(key, of, chosen, bool(field.metadata["inherit"]))
+        elif "required" in field.metadata:
+            yield f"  {key + '=…':<34} required: {field.metadata['required']}"
+        elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
+            yield from _rows(field.default_factory, f"{key}.", chosen)
+        else:
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
+            yield f"  {f'{key}={_typed(default)}':<34} {comments.get(field.name, '')}".rstrip()
+
+
+def _part_rows(key: str, kind: str, chosen: dict[str, str], inherited: bool) -> Iterator[str]:
+    """Yield the line of a part and the lines of the keys of those that are chosen."""
+    names = registry.names(kind)
+    origin = "; inherited from the run" if inherited else ""
+    value = "…" if inherited else chosen.get(key, "…")
+    yield f"  {f'{key}={value}':<34} a {kind}; known: {', '.join(names) or 'none'}{origin}"
+    for name in chosen.get(key, "").strip("[]").split(","):
+        if name in names:
+            prefix = f"{key}.{name}." if kind in registry.LISTS else f"{key}."
+            yield from _rows(registry.find(kind, name), prefix, {})
+
+
+def _typed(value: object) -> str:
+    """Return a default as one would type it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _first_line(kind: type) -> str:
+    """Return the first line of a dataclass's own docstring."""
+    text = (kind.__doc__ or "").strip()
+    return "" if text.startswith(f"{kind.__name__}(") else text.split("\n")[0]
+
+
+def field_comments(kind: type) -> dict[str, str]:
+    """Return the comment that stands on each field's line, by field."""
+    try:
+        source = textwrap.dedent(inspect.getsource(kind))
+    except (OSError, TypeError):  # no source: typed at a prompt, or compiled
+        return {}
+    known = {field.name for field in dataclasses.fields(kind)}
+    found: dict[str, str] = {}
+    name = ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        first = token.line.strip().partition(":")[0]
+        if token.type == tokenize.NAME and token.string == first and first in known:
+            name = first
+        elif token.type == tokenize.COMMENT and name:
+            found.setdefault(name, token.string.lstrip("# "))
+        elif token.type == tokenize.NEWLINE:
+            name = ""
+    return found

@@ -1,0 +1,292 @@
+"""What every stage can be told: one dataclass per stage.
+
+A field stands with its default and, in the comment on its line, its meaning and unit; `--help` prints them.
+The default parts of a stage stand in `configs/<stage>.yaml`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+RUN_WITH_POLICY = ("teach", "distill", "refine")
+
+
+def part(kind: str, *, inherit: bool = False, fixed: bool = False) -> dict[str, object]:
+    """Return the metadata of a field that holds a part (of registry.LISTS kinds: parts by name).
+
+    Args:
+        kind: of the registry.
+        inherit: taken from the run that the stage works on.
+        fixed: the inherited part's name cannot be changed, its values can.
+    """
+    return {"kind": kind, "inherit": inherit, "fixed": fixed}
+
+
+def required(meaning: str, *, run_of: Sequence[str] = (), why: str = "") -> dict[str, object]:
+    """Return the metadata of a field without default; `meaning` says what it is and how to get one.
+
+    Args:
+        meaning: completes "<stage> needs <key>=…: ".
+        run_of: the value is a run of one of these stages, and what is inherited comes from it.
+        why: the reason, where a run of another stage will not do.
+    """
+    return {"required": meaning, "run_of": tuple(run_of), "why": why}
+
+
+@dataclass(kw_only=True)
+class TeachConfig:
+    """Teach a policy by reinforcement learning on the simulator's own state."""
+
+    task: Any = field(metadata=part("task"))
+    sim: Any = field(metadata=part("sim"))
+    teacher: Any = field(metadata=part("teacher"))
+    num_envs: int = 256  # environments simulated at once
+    seed: int = 0  # of every random draw
+    device: str = "cpu"  # cpu, cuda or cuda:<number>
+    threads: int = 0  # processor threads; 0 = all cores
+    runs: str = "runs"  # folder that the run's folder is made in
+    plugins: tuple[str, ...] = ()  # modules that register more parts
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(kw_only=True)
+class DaggerConfig:
+    """How a student is distilled: DAgger with an aggregated data set."""
+
+    rounds: int = 80  # of collecting and fitting, at most
+    steps_per_round: int = 16  # control steps of every environment
+    gradient_steps: int = 120  # per round
+    batch_size: int = 256  # frames
+    learning_rate: float = 1e-3  # of the first round; cosine to learning_rate_end
+    learning_rate_end: float = 5e-5  # of the last round
+    weight_decay: float = 1e-4  # of AdamW
+    capacity: int = 300_000  # frames kept
+    teacher_rounds: int = 2  # rounds in which only the teacher acts
+    mixing_rounds: int = 10  # rounds after those, in which the teacher's share falls to 0
+    evaluate_every: int = 10  # rounds
+    evaluate_episodes: int = 128  # of the validation stream
+    stop_retention: float = 0.98  # stop at this share of the teacher's success
+    validation_share: float = 0.05  # of the episodes, never trained on
+    checkpoint_every: int = 5  # rounds
+
+    def __post_init__(self) -> None:
+        check(self, "dagger.")
+        for name in ("stop_retention", "validation_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"dagger.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.learning_rate_end <= self.learning_rate:
+            rates = f"{self.learning_rate}, {self.learning_rate_end}"
+            raise ValueError(f"dagger needs learning_rate >= learning_rate_end > 0, got {rates}")
+
+
+@dataclass(kw_only=True)
+class DistillConfig:
+    """Distil a teacher into a student that sees."""
+
+    parent: str = field(
+        metadata=required("the run of a teacher; `robokd teach task=…` makes one", run_of=("teach",))
+    )
+    checkpoint: str = "best"  # of the parent: best or last
+    task: Any = field(metadata=part("task", inherit=True, fixed=True))
+    sim: Any = field(metadata=part("sim", inherit=True))
+    renderer: Any = field(metadata=part("renderer"))
+    student: Any = field(metadata=part("student"))
+    loss: dict[str, Any] = field(default_factory=dict, metadata=part("loss"))
+    cameras: tuple[str, ...] = ("front",)  # the student's eyes, by name
+    dagger: DaggerConfig = field(default_factory=DaggerConfig)
+    num_envs: int = 256  # environments simulated at once
+    seed: int = 0  # of every random draw
+    device: str = "cpu"  # cpu, cuda or cuda:<number>
+    threads: int = 0  # processor threads; 0 = all cores
+    runs: str = "runs"  # folder that the run's folder is made in
+    plugins: tuple[str, ...] = ()  # modules that register more parts
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.loss:
+            raise ValueError("loss must name at least one loss, got none")
+
+
+@dataclass(kw_only=True)
+class RefineConfig:
+    """Refine a student by reinforcement learning of a residual on top of it."""
+
+    parent: str = field(
+        metadata=required("the run of a student; `robokd distill parent=…` makes one", run_of=("distill",))
+    )
+    checkpoint: str = "best"  # of the parent: best or last
+    task: Any = field(metadata=part("task", inherit=True, fixed=True))
+    sim: Any = field(metadata=part("sim", inherit=True))
+    renderer: Any = field(metadata=part("renderer", inherit=True))
+    teacher: Any = field(metadata=part("teacher"))
+    cameras: tuple[str, ...] = field(
+        default=("front",), metadata={"inherit": True, "fixed": True}
+    )  # the student's
+    residual_scale: float = 0.3  # largest correction, as a share of the action's range
+    num_envs: int = 256  # environments simulated at once
+    seed: int = 0  # of every random draw
+    device: str = "cpu"  # cpu, cuda or cuda:<number>
+    threads: int = 0  # processor threads; 0 = all cores
+    runs: str = "runs"  # folder that the run's folder is made in
+    plugins: tuple[str, ...] = ()  # modules that register more parts
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not 0 < self.residual_scale <= 1:
+            raise ValueError(f"residual_scale must be in (0, 1], got {self.residual_scale}")
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Measure a policy on test episodes, paired with another one's if there is a baseline."""
+
+    run: str = field(
+        metadata=required("the run to measure; `robokd teach task=…` makes one", run_of=RUN_WITH_POLICY)
+    )
+    baseline: str = field(default="", metadata={"run_of": RUN_WITH_POLICY})  # a run on the same episodes
+    checkpoint: str = "best"  # best or last
+    task: Any = field(metadata=part("task", inherit=True, fixed=True))
+    sim: Any = field(metadata=part("sim", inherit=True))
+    renderer: Any = field(metadata=part("renderer", inherit=True))
+    episodes: int = 512  # of each test space
+    ablations: bool = True  # also with blank, shuffled and frozen cameras
+    num_envs: int = 256  # environments simulated at once
+    seed: int = 0  # of every random draw
+    device: str = "cpu"  # cpu, cuda or cuda:<number>
+    threads: int = 0  # processor threads; 0 = all cores
+    runs: str = "runs"  # folder that the run's folder is made in
+    plugins: tuple[str, ...] = ()  # modules that register more parts
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(kw_only=True)
+class ExportConfig:
+    """Export a policy as one bundle that a robot can run."""
+
+    run: str = field(
+        metadata=required(
+            "the run of a student; `robokd distill parent=…` or `robokd refine parent=…` makes one",
+            run_of=("distill", "refine"),
+            why="a teacher acts on what only the simulator knows",
+        )
+    )
+    checkpoint: str = "best"  # best or last
+    out: str = ""  # file to write; empty = <task>.robokd in the run's folder
+    task: Any = field(metadata=part("task", inherit=True, fixed=True))
+    sim: Any = field(metadata=part("sim", inherit=True))
+    renderer: Any = field(metadata=part("renderer", inherit=True))
+    parity_samples: int = 256  # control steps on which both policies are compared
+    seed: int = 0  # of every random draw
+    device: str = "cpu"  # cpu, cuda or cuda:<number>
+    threads: int = 0  # processor threads; 0 = all cores
+    runs: str = "runs"  # folder that the run's folder is made in
+    plugins: tuple[str, ...] = ()  # modules that register more parts
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(kw_only=True)
+class DeployConfig:
+    """Run a bundle on a robot, behind the safety layer."""
+
+    bundle: str = field(metadata=required("a bundle file; `robokd export run=…` makes one"))
+    robot: Any = field(metadata=part("robot"))
+    episodes: int = 20  # at most
+    duration_s: float = 0.0  # seconds instead of episodes; 0 = count episodes
+    arm: bool = False  # let a real robot move; otherwise commands are only computed
+    seed: int = 0  # of the simulated robot's episodes
+    runs: str = "runs"  # folder that the run's folder is made in
+    plugins: tuple[str, ...] = ()  # modules that register more parts
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(kw_only=True)
+class PlayConfig:
+    """Watch a policy act."""
+
+    run: str = field(
+        metadata=required("the run to watch; `robokd teach task=…` makes one", run_of=RUN_WITH_POLICY)
+    )
+    checkpoint: str = "best"  # best or last
+    episodes: int = 3  # to play
+    video: str = ""  # .mp4 file to write; empty = play.mp4 in the run's folder
+    cameras: tuple[str, ...] = ()  # to show besides the policy's own, by name
+    task: Any = field(metadata=part("task", inherit=True, fixed=True))
+    sim: Any = field(metadata=part("sim", inherit=True))
+    renderer: Any = field(metadata=part("renderer", inherit=True))
+    seed: int = 0  # of every random draw
+    device: str = "cpu"  # cpu, cuda or cuda:<number>
+    threads: int = 0  # processor threads; 0 = all cores
+    runs: str = "runs"  # folder that the run's folder is made in
+    plugins: tuple[str, ...] = ()  # modules that register more parts
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """Write what runs have measured into one page."""
+
+    runs: tuple[str, ...] = field(metadata=required("the runs to report, as runs=[a,b]"))
+    out: str = "report.html"  # file to write
+
+
+@dataclass(kw_only=True)
+class PipelineConfig:
+    """Do it all: teach, distill, refine, evaluate, export, deploy, report."""
+
+    teach: TeachConfig
+    distill: DistillConfig
+    refine: RefineConfig
+    evaluate: EvaluateConfig
+    export: ExportConfig
+    deploy: DeployConfig
+
+
+SCHEMAS: dict[str, type] = {
+    "teach": TeachConfig,
+    "distill": DistillConfig,
+    "refine": RefineConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+    "deploy": DeployConfig,
+    "play": PlayConfig,
+    "report": ReportConfig,
+    "pipeline": PipelineConfig,
+}
+# where a stage of the pipeline inherits from; evaluation is of the distilled task, whatever refining aims at
+LINEAGE = {"distill": "teach", "refine": "distill", "evaluate": "distill", "export": "refine"}
+# keys of the pipeline that go to every stage that has them
+SHARED = ("task", "sim", "seed", "num_envs", "device", "threads", "runs", "plugins")
+
+
+def check(config: Any, prefix: str = "") -> None:  # noqa: ANN401  (any of the schemas)
+    """Raise ValueError for a value that no stage can work with, naming the key."""
+    lowest = {
+        "seed": 0,
+        "threads": 0,
+        "duration_s": 0,
+        "weight_decay": 0,
+        "teacher_rounds": 0,
+        "mixing_rounds": 0,
+    }
+    for key, value in vars(config).items():
+        if type(value) in (int, float) and not value >= (
+            low := lowest.get(key, 1 if type(value) is int else 0)
+        ):
+            raise ValueError(f"{prefix}{key} must be >= {low}, got {value}")
+        if key == "device" and not re.fullmatch(r"cpu|cuda(:\d+)?", str(value)):
+            raise ValueError(f"device must be cpu, cuda or cuda:<number>, got {value!r}")
+        if key == "checkpoint" and value not in ("best", "last"):
+            raise ValueError(f"checkpoint must be best or last, got {value!r}")

@@ -1,0 +1,115 @@
+"""Deploy: run a bundle on a robot behind the safety layer, and say how it went."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from robokd.sim2real.log import Log
+from robokd.sim2real.loop import Account, Pace, Plan, run_loop
+from robokd.sim2real.policy import Policy
+from robokd.sim2real.robot import EpisodicRobot, Robot
+from robokd.sim2real.safety import Safety, SafetyStop
+
+from robokd import UserError
+from robokd.config import dump
+from robokd.export.bundle import Bundle, read_bundle
+from robokd.run import Run
+
+if TYPE_CHECKING:
+    from robokd.config import DeployConfig
+
+_Z95 = 1.959963984540054  # of the normal distribution
+
+
+def deploy(config: DeployConfig, resume: Run | None = None) -> Path:
+    """Run the bundle and return the path of the stage's summary; a safety stop is raised after it is written.
+
+    A deployment is not continued but done again: a resumed one begins with its first episode.
+    """
+    bundle = read_bundle(config.bundle)
+    policy = Policy(bundle)
+    run = resume or Run.create(
+        config.runs, task=bundle.manifest["task"], stage="deploy", config=dump(config), seed=config.seed
+    )
+    robot = config.robot.build(bundle=bundle, seed=config.seed, folder=run.path)
+    plan = make_plan(config, robot, bundle)
+    safety, pace, account = Safety(bundle), Pace(bundle.action.control_dt), Account()
+    about = {"task": bundle.manifest["task"], "bundle_sha256": bundle.sha256, "robot": config.robot.name}
+    log = Log(run.path / "log.mcap", about)
+    stopped: SafetyStop | None = None
+
+    def say() -> None:
+        word = "success" if account.successes and account.successes[-1] else "failure"
+        print(
+            f"episode {account.episodes}: {word}, {account.ticks} ticks so far", file=sys.stderr, flush=True
+        )
+
+    try:
+        run_loop(
+            robot, policy, safety=safety, pace=pace, log=log, account=account, plan=plan, after_episode=say
+        )
+    except SafetyStop as stop:
+        stopped = stop
+        log.event(time.monotonic(), stop.kind, str(stop))
+    finally:
+        log.close()
+    summary = run.write_summary({
+        "sim": bundle.manifest["sim_config"]["part"] if isinstance(robot, EpisodicRobot) else None,
+        "robot": config.robot.name, "bundle": str(bundle.path), "bundle_sha256": bundle.sha256,
+        "parents": [{"path": str(bundle.path), "sha256": bundle.sha256}],
+        "env_steps": account.ticks, **outcome(account), "deadline_misses": pace.misses,
+        "safety": dict(safety.counts), "stop_reason": stopped.kind if stopped else "end",
+        "robot_log": robot.report() if isinstance(robot, EpisodicRobot) else {},
+    })  # fmt: skip
+    if stopped:
+        raise stopped
+    return summary
+
+
+def make_plan(config: DeployConfig, robot: Robot, bundle: Bundle) -> Plan:
+    """Return how long to run; only a robot that has episodes can be asked for so many."""
+    if config.duration_s > 0:
+        return Plan(episodes=0, ticks=max(1, round(config.duration_s / bundle.action.control_dt)))
+    if not isinstance(robot, EpisodicRobot):
+        raise UserError(f"robot={config.robot.name} has no episodes; say how long with duration_s=…")
+    return Plan(episodes=config.episodes, ticks=0)
+
+
+def outcome(account: Account) -> dict[str, Any]:
+    """Return the success rate and the distribution of every time."""
+    return {
+        "success": wilson(account.successes),
+        "ticks": account.ticks,
+        "period_s": percentiles(account.periods_s),
+        "inference_s": percentiles(account.inferences_s),
+        "late_s": percentiles(account.late_s),
+    }
+
+
+def wilson(successes: Sequence[bool]) -> dict[str, Any]:
+    """Return the rate of outcomes with its 95 % interval; no outcome, no rate. Source: Wilson (1927)."""
+    count = len(successes)
+    if count == 0:
+        return {"rate": None, "lo": 0.0, "hi": 1.0, "method": "wilson95", "n": 0}
+    rate = sum(successes) / count
+    centre = (rate + _Z95**2 / (2 * count)) / (1 + _Z95**2 / count)
+    half = _Z95 / (1 + _Z95**2 / count) * math.sqrt(rate * (1 - rate) / count + _Z95**2 / (4 * count**2))
+    return {
+        "rate": rate,
+        "lo": max(0.0, centre - half),
+        "hi": min(1.0, centre + half),
+        "method": "wilson95",
+        "n": count,
+    }
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float | None]:
+    """Return the median, the tails and the largest of measured times."""
+    shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
+    return {name: float(np.quantile(seconds, share)) if seconds else None for name, share in shares.items()}

@@ -1,0 +1,134 @@
+"""The bundle's policy on a robot: its ONNX graph under onnxruntime, on one thread.
+
+Shapes: batch 1; A joints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from robokd import UserError
+from robokd.export.bundle import Bundle
+from robokd.specs import ObsSpec, differences
+
+TERMS = ("joint_pos", "joint_vel", "command_rate")  # what a "proprio" group may be made of
+OUTPUTS = ("command", "command_rate", "action")
+WARMUP_RUNS = 20
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the policy says to one observation; fresh arrays."""
+
+    command: np.ndarray  # (A,) float32 joint targets, rad
+    action: np.ndarray  # (A,) float32 in [-1, 1]
+    estimates: dict[str, np.ndarray]  # the graph's other outputs
+    inference_s: float
+
+
+class Policy:
+    """Maps the robot's channels to a command; refuses a graph that is not what the manifest says."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._session = _open(bundle)
+        _check_graph(bundle, self._session)
+        self._slices = _proprio_slices(bundle)
+        self._feeds = {
+            name: np.zeros(row["shape"], row["dtype"])
+            for name, row in bundle.manifest["graph"]["inputs"].items()
+        }
+        self._cameras = tuple(bundle.cameras)
+        self._outputs = list(bundle.manifest["graph"]["outputs"])
+        for _ in range(WARMUP_RUNS):
+            self._session.run(self._outputs, self._feeds)
+
+    def act(
+        self,
+        channels: dict[str, np.ndarray],
+        anchor: np.ndarray,
+        rate: np.ndarray,
+        clock: Callable[[], float],
+    ) -> Decision:
+        """Return the decision from the channels, the last sent target (A,) and its rate (A,)."""
+        terms = {**channels, "command_rate": rate}
+        for term, where in self._slices.items():
+            _fill(self._feeds["proprio"][0, where], terms[term], term)
+        for camera in self._cameras:
+            _fill(self._feeds[camera][0], channels[camera], camera)
+        _fill(self._feeds["anchor"][0], anchor, "anchor")
+        _fill(self._feeds["rate"][0], rate, "rate")
+        started = clock()
+        rows = self._session.run(self._outputs, self._feeds)
+        seconds = clock() - started
+        values = {name: np.asarray(row)[0] for name, row in zip(self._outputs, rows, strict=True)}
+        estimates = {name: value for name, value in values.items() if name not in OUTPUTS}
+        return Decision(
+            command=values["command"], action=values["action"], estimates=estimates, inference_s=seconds
+        )
+
+
+def _fill(buffer: np.ndarray, value: np.ndarray, name: str) -> None:
+    if value.shape != buffer.shape:  # copyto would repeat one number for all joints
+        raise RuntimeError(f"channel {name!r} has shape {value.shape}, the policy wants {buffer.shape}")
+    np.copyto(buffer, value, casting="same_kind")
+
+
+def _open(bundle: Bundle) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # a spinning worker would take a core from the robot's driver
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    name = bundle.manifest["graph"]["member"]
+    try:
+        return onnxruntime.InferenceSession(bundle.member(name), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no narrower class
+        first = str(error).splitlines()[0]
+        raise UserError(f"{bundle.path}: onnxruntime cannot run member {name!r}: {first}") from error
+
+
+def _check_graph(bundle: Bundle, session: onnxruntime.InferenceSession) -> None:
+    """Hold the manifest's graph to the contract, and the graph to the manifest."""
+    described = bundle.manifest["graph"]
+    joints = {"shape": [1, bundle.action.size], "dtype": "float32"}
+    inputs = {
+        name: {"shape": [1, spec.size], "dtype": "float32"} for name, spec in bundle.observations.items()
+    }
+    for name, camera in bundle.cameras.items():
+        inputs[name] = {"shape": [1, *camera.shape], "dtype": np.dtype(camera.dtype).name}
+    inputs |= {"anchor": joints, "rate": joints}
+    outputs = {name: described["outputs"].get(name) for name in OUTPUTS}
+    rows = differences(inputs, described["inputs"], "graph.inputs")
+    rows += differences(dict.fromkeys(OUTPUTS, joints), outputs, "graph.outputs")
+    rows += differences(described["inputs"], _describe(session.get_inputs()), "policy.onnx inputs")
+    rows += differences(described["outputs"], _describe(session.get_outputs()), "policy.onnx outputs")
+    if rows:
+        raise UserError(f"{bundle.path}: the graph does not fit its contract: {'; '.join(rows[:3])}")
+
+
+def _describe(nodes: Sequence[Any]) -> dict[str, Any]:
+    return {
+        node.name: {"shape": list(node.shape), "dtype": _DTYPES.get(node.type, node.type)} for node in nodes
+    }
+
+
+def _proprio_slices(bundle: Bundle) -> dict[str, slice]:
+    """Return where each term stands, after checking that this runtime has it, joint by joint."""
+    if list(bundle.observations) != ["proprio"]:
+        got = ", ".join(bundle.observations) or "none"
+        raise UserError(f"{bundle.path}: the policy reads the groups {got}; this runtime has: proprio")
+    spec: ObsSpec = bundle.observations["proprio"]
+    for term in spec.terms:
+        if term.name not in TERMS:
+            known = ", ".join(TERMS)
+            raise UserError(f"{bundle.path}: the policy reads {term.name!r}. This runtime has: {known}")
+        if term.elements != bundle.action.names:
+            got = ", ".join(term.elements)
+            raise UserError(f"{bundle.path}: term {term.name!r} is of {got}; the action is of other joints")
+    return spec.slices()

@@ -1,0 +1,118 @@
+"""The simulated robot's own account: what it was told, whether that kept the limits, and how it really moved.
+
+Shapes: A joints. Positions in rad, rates in rad/s, times in s on time.monotonic().
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from robokd.specs import ActionSpec
+
+TOLERANCE = 1e-4  # of a limit; position: of the joint's range
+
+
+class RobotAccount:
+    """Checks every command received and every measured state against an ActionSpec, by counting.
+
+    Rates are of nominal time (control_dt), between commands that follow each other in sequence. The first
+    command of an episode has none before it, and the second no rate before it.
+    """
+
+    def __init__(self, action: ActionSpec, command_timeout_s: float) -> None:
+        self._names, self._dt = action.names, action.control_dt
+        rows = (action.position_lower, action.position_upper, action.velocity, action.acceleration)
+        self._lower, self._upper, self._velocity, self._acceleration = (np.array(row) for row in rows)
+        self._command_timeout_s = command_timeout_s
+        self.received: list[list[Any]] = []  # [episode, sequence, arrival, [targets]]
+        self._violations: Counter[str] = Counter()
+        self._worst: dict[str, dict[str, Any]] = {}
+        self._counts: Counter[str] = Counter()
+        self._outcomes: list[bool] = []
+        self._late_s: list[float] = []
+        self._lost_s = 0.0
+        self.begin(-1, 0.0)
+
+    def begin(self, episode: int, begun_s: float) -> None:
+        """Start an episode; what was commanded before it is no measure for its first command."""
+        self._episode, self._last_s, self._is_alone = episode, begun_s, False
+        self._sequence: int | None = None
+        self._target = self._rate = None
+
+    def end(self, is_success: bool) -> None:
+        """End an episode."""
+        self._outcomes.append(is_success)
+
+    def command(self, sequence: int, arrived_s: float, target: np.ndarray) -> None:
+        """Judge a command (A,) as it arrives."""
+        self.received.append([self._episode, sequence, arrived_s, target.tolist()])
+        self._last_s, self._is_alone = arrived_s, False
+        target = target.astype(float)
+        if not np.isfinite(target).all():
+            self._violations["command_non_finite"] += 1
+            return
+        if self._sequence is not None and sequence != self._sequence + 1:
+            self._counts["commands_lost"] += 1
+            self._target = self._rate = None
+        self._check_position("command_position", target)
+        rate = None
+        if self._target is not None:
+            rate = (target - self._target) / self._dt
+            self._check("command_velocity", np.abs(rate), self._velocity)
+            if self._rate is not None:
+                self._check("command_acceleration", np.abs(rate - self._rate) / self._dt, self._acceleration)
+        self._sequence, self._target, self._rate = sequence, target, rate
+
+    def measure(self, position: np.ndarray, velocity: np.ndarray, now_s: float, late_s: float) -> None:
+        """Judge a true state (A,) after a substep that ended at `now_s` and was done `late_s` later."""
+        self._late_s.append(late_s)
+        self._check_position("measured_position", position)
+        self._check("measured_velocity", np.abs(velocity), self._velocity)
+        if now_s - self._last_s > self._command_timeout_s and not self._is_alone:
+            self._is_alone = True
+            self._counts["command_timeouts"] += 1
+
+    def lose(self, seconds: float) -> None:
+        """Note that the simulation fell behind real time and let so much of it go."""
+        self._counts["times_behind"] += 1
+        self._lost_s += seconds
+
+    def summary(self) -> dict[str, Any]:
+        """Return the account as JSON-ready data."""
+        late, shares = self._late_s, {"p50": 0.5, "p99": 0.99, "max": 1.0}
+        quantiles = {name: float(np.quantile(late, q)) if late else None for name, q in shares.items()}
+        return {
+            "commands": len(self.received),
+            "commands_lost": self._counts["commands_lost"],
+            "command_timeouts": self._counts["command_timeouts"],
+            "violations": dict(self._violations),
+            "worst": self._worst,
+            "outcomes": self._outcomes,
+            "substeps": len(late),
+            "times_behind": self._counts["times_behind"],
+            "lost_s": self._lost_s,
+            "substep_late_s": quantiles,
+        }
+
+    def _check_position(self, kind: str, position: np.ndarray) -> None:
+        excess = np.maximum(self._lower - position, position - self._upper) / (self._upper - self._lower)
+        self._count(kind, excess)
+
+    def _check(self, kind: str, value: np.ndarray, allowed: np.ndarray) -> None:
+        self._count(kind, value / allowed - 1)
+
+    def _count(self, kind: str, excess: np.ndarray) -> None:
+        """Count what is beyond the tolerance, and keep the worst."""
+        joint = int(np.argmax(excess))
+        if not excess[joint] > TOLERANCE:
+            return
+        self._violations[kind] += 1
+        if excess[joint] > self._worst.get(kind, {"excess": 0.0})["excess"]:
+            self._worst[kind] = {
+                "excess": float(excess[joint]),
+                "joint": self._names[joint],
+                "episode": self._episode,
+            }

@@ -1,0 +1,62 @@
+"""Small worlds and small runs that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+TINY = {
+    "teach": [
+        "num_envs=16", "teacher.iterations=4", "teacher.steps_per_iteration=8", "teacher.evaluate_every=2",
+        "teacher.evaluate_episodes=8", "teacher.hidden=[32]", "teacher.critic_hidden=[32]", "task.horizon_s=0.8",
+    ],
+    "distill": [
+        "num_envs=16", "dagger.rounds=4", "dagger.steps_per_round=4", "dagger.gradient_steps=2",
+        "dagger.batch_size=16", "dagger.evaluate_every=2", "dagger.evaluate_episodes=8", "dagger.checkpoint_every=1",
+        "dagger.teacher_rounds=1", "dagger.mixing_rounds=2", "student.channels=[4,4]", "student.keypoints=4",
+    ],
+    "refine": [
+        "num_envs=16", "teacher.iterations=4", "teacher.steps_per_iteration=8", "teacher.evaluate_every=2",
+        "teacher.evaluate_episodes=8", "teacher.hidden=[32]", "teacher.critic_hidden=[32]",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def make_env() -> Callable:
+    """Return a maker of reach environments: make_env(num_envs, groups, **task fields)."""
+    pytest.importorskip("mujoco")
+    from robokd.draws import Draws
+    from robokd.sim.mujoco import MujocoCfg
+    from robokd.tasks.reach import ReachCfg
+    from robokd.vision.raster import RasterCfg
+
+    def make(
+        num_envs: int = 4, groups: Sequence[str] = ("proprio", "privileged"), *, seed: int = 0, stream: str = "test",
+        space: str = "seen", threads: int = 0, **fields: object,
+    ):  # fmt: skip
+        return ReachCfg(**fields).build(
+            sim=MujocoCfg(), renderer=RasterCfg(), num_envs=num_envs, groups=groups, draws=Draws(seed, stream),
+            space=space, threads=threads,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the folders of a tiny teach, distill and refine run, made once a session."""
+    pytest.importorskip("mujoco")
+    from robokd.cli import main
+    from robokd.config import SCHEMAS
+
+    assert {"teach", "distill", "refine"} <= set(SCHEMAS)
+    root = tmp_path_factory.mktemp("runs")
+    made: dict[str, Path] = {}
+    for stage, link in (("teach", ["task=reach"]), ("distill", ["parent=teach"]), ("refine", ["parent=distill"])):
+        words = [word if "parent=" not in word else f"parent={made[word.split('=')[1]]}" for word in link]
+        assert main([stage, *words, *TINY[stage], f"runs={root}", "threads=2"]) == 0
+        made[stage] = next(root.glob(f"*_reach_{stage}_*"))
+    return made

@@ -1,0 +1,59 @@
+"""Every registered part and every experiment can be configured: a new file is tested without a new test."""
+
+from pathlib import Path
+
+import pytest
+
+from robokd import registry
+from robokd.config import compose, dump, load
+
+PARTS = [(kind, name) for kind in registry.kinds() for name in registry.names(kind)]
+TASKS = registry.names("task")
+EXPERIMENTS = sorted(
+    path.stem for path in (Path(__file__).parents[2] / "configs" / "experiment").glob("*.yaml")
+)
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_a_part_has_working_defaults_a_build_and_one_line_of_help(kind, name):
+    part = registry.find(kind, name)
+    assert (part.kind, part.name) == (kind, name)
+    assert callable(part().build)
+    assert part.__doc__
+    assert not part.__doc__.startswith(part.__name__), (
+        "the docstring's first line is what `robokd list` shows"
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_composes_to_its_own_type_through_the_whole_chain(task):
+    made = compose("pipeline", [f"task={task}"])
+    wanted = registry.find("task", task)
+    for stage in ("teach", "distill", "refine", "evaluate", "export"):
+        assert type(getattr(made, stage).task) is wanted
+    assert load("pipeline", dump(made)) == made
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("key", "kind"), [("sim", "sim"), ("teacher", "teacher")])
+def test_every_part_that_teaching_takes_composes_to_its_own_type(task, key, kind):
+    for name in registry.names(kind):
+        made = compose("teach", [f"task={task}", f"{key}={name}"])
+        assert type(getattr(made, key)) is registry.find(kind, name)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kind", ["student", "renderer", "loss"])
+def test_every_part_that_distilling_takes_composes_to_its_own_type(task, kind):
+    teach = dump(compose("teach", [f"task={task}"]))
+    for name in registry.names(kind):
+        made = compose("distill", ["parent=p", f"{kind}={name}"], teach)
+        found = made.loss[name] if kind == "loss" else getattr(made, kind)
+        assert type(found) is registry.find(kind, name)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_experiment_composes_and_reads_back(task, name):
+    made = compose("pipeline", [f"task={task}", f"experiment={name}"])
+    assert load("pipeline", dump(made)) == made

@@ -1,0 +1,94 @@
+"""The policy runs what the manifest says, or refuses to start."""
+
+import numpy as np
+import pytest
+from robokd.sim2real.policy import Policy
+from robot_samples import GRAPH_INPUTS, GRAPH_OUTPUTS, graph, make_bundle, proprio_spec
+
+from robokd import UserError
+from robokd.specs import to_dict
+
+CHANNELS = {
+    "joint_pos": np.array([1.0, 2.0]), "joint_vel": np.array([3.0, 4.0], np.float32),
+    "front": np.full((1, 3, 4), 6, np.uint8),
+}  # fmt: skip
+ANCHOR, RATE = np.array([0.5, 0.25], np.float32), np.array([7.0, 8.0], np.float32)
+
+
+def act(policy, channels=CHANNELS):
+    ticks = iter([1.0, 1.5])
+    return policy.act(channels, ANCHOR, RATE, lambda: next(ticks))
+
+
+def test_channels_reach_the_graph_and_its_outputs_come_back(tmp_path):
+    decision = act(Policy(make_bundle(tmp_path / "a.robokd")))
+    assert decision.command.tolist() == (ANCHOR + np.float32(0.001)).tolist()
+    assert decision.action.tolist() == [7.0, 8.0]  # joint_pos + the mean pixel
+    assert decision.inference_s == 0.5
+    assert decision.estimates == {}
+
+
+def test_terms_are_placed_by_name(tmp_path):
+    spec = to_dict(proprio_spec())
+    spec["terms"] = spec["terms"][::-1]  # command_rate first
+    decision = act(Policy(make_bundle(tmp_path / "a.robokd", observations={"proprio": spec})))
+    assert decision.action.tolist() == [7.0 + 6, 8.0 + 6]
+
+
+def test_decisions_are_not_overwritten_by_later_ones(tmp_path):
+    policy = Policy(make_bundle(tmp_path / "a.robokd"))
+    first = act(policy)
+    act(policy, CHANNELS | {"joint_pos": np.zeros(2)})
+    assert first.action.tolist() == [7.0, 8.0]
+
+
+def test_a_channel_of_another_shape_is_refused(tmp_path):
+    policy = Policy(make_bundle(tmp_path / "a.robokd"))
+    with pytest.raises(RuntimeError, match=r"'joint_pos' has shape \(1,\), the policy wants \(2,\)"):
+        act(policy, CHANNELS | {"joint_pos": np.zeros(1)})
+    with pytest.raises(TypeError):
+        act(policy, CHANNELS | {"front": np.zeros((1, 3, 4))})  # not encoded
+
+
+def changed(rows, name, **fields):
+    return {**rows, name: {**rows[name], **fields}}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        (changed(GRAPH_INPUTS, "proprio", shape=[1, 7]), GRAPH_OUTPUTS, "graph.inputs.proprio.shape: wanted"),
+        (
+            changed(GRAPH_INPUTS, "front", dtype="float32"),
+            GRAPH_OUTPUTS,
+            "inputs.front.dtype: wanted uint8",
+        ),
+        ({k: v for k, v in GRAPH_INPUTS.items() if k != "rate"}, GRAPH_OUTPUTS, "graph.inputs.rate"),
+        (GRAPH_INPUTS | {"goal": GRAPH_INPUTS["rate"]}, GRAPH_OUTPUTS, "graph.inputs.goal"),
+        (GRAPH_INPUTS, {k: v for k, v in GRAPH_OUTPUTS.items() if k != "action"}, "graph.outputs.action"),
+        (GRAPH_INPUTS, changed(GRAPH_OUTPUTS, "command", shape=[1, 3]), "graph.outputs.command.shape"),
+        (GRAPH_INPUTS, GRAPH_OUTPUTS | {"goal": GRAPH_OUTPUTS["action"]}, "policy.onnx outputs.goal"),
+    ],
+)
+def test_a_manifest_that_differs_is_refused_by_field(tmp_path, inputs, outputs, said):
+    described = {"member": "policy.onnx", "inputs": inputs, "outputs": outputs}
+    with pytest.raises(UserError, match=said):
+        Policy(make_bundle(tmp_path / "a.robokd", graph=described))
+
+
+def test_a_graph_that_differs_from_the_manifest_is_refused(tmp_path):
+    other = graph(inputs=changed(GRAPH_INPUTS, "front", shape=[1, 1, 4, 4]))
+    with pytest.raises(UserError, match=r"policy\.onnx inputs\.front\.shape"):
+        Policy(make_bundle(tmp_path / "a.robokd", data=other))
+    with pytest.raises(UserError, match="onnxruntime cannot run"):
+        Policy(make_bundle(tmp_path / "a.robokd", data=b"not a graph"))
+
+
+def test_terms_that_the_robot_lacks_are_refused(tmp_path):
+    spec = to_dict(proprio_spec())
+    unknown = {**spec, "terms": [*spec["terms"][:2], {**spec["terms"][2], "name": "torque"}]}
+    with pytest.raises(UserError, match="reads 'torque'"):
+        Policy(make_bundle(tmp_path / "a.robokd", observations={"proprio": unknown}))
+    swapped = {**spec, "terms": [{**spec["terms"][0], "elements": ["elbow", "shoulder"]}, *spec["terms"][1:]]}
+    with pytest.raises(UserError, match="of elbow, shoulder"):
+        Policy(make_bundle(tmp_path / "a.robokd", observations={"proprio": swapped}))
