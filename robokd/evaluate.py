@@ -7,7 +7,6 @@ environments.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from robokd import UserError
 from robokd.config import dump, load
-from robokd.env.base import SPACES, VecEnv
+from robokd.env.base import VecEnv
+from robokd.intervals import paired, wilson
 from robokd.learn import dagger, residual, teach
 from robokd.learn.rollout import Outcomes, Policy, rollout
 from robokd.nets.residual import RefinedPolicy
@@ -30,26 +30,6 @@ if TYPE_CHECKING:
     from robokd.config import EvaluateConfig
 
 ABLATIONS = ("blank", "shuffled", "frozen")
-_Z95 = 1.959963984540054  # of the normal distribution
-_RESAMPLES = 4000
-
-
-def wilson(success: Tensor) -> dict[str, Any]:
-    """Return the rate of (E,) outcomes with its 95 % interval. Source: Wilson (1927)."""
-    count, rate = len(success), success.double().mean().item()
-    centre = (rate + _Z95**2 / (2 * count)) / (1 + _Z95**2 / count)
-    half = _Z95 / (1 + _Z95**2 / count) * math.sqrt(rate * (1 - rate) / count + _Z95**2 / (4 * count**2))
-    # at 0 and 1 rounding must not put the rate outside its interval
-    low, high = min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
-    return {"rate": rate, "lo": low, "hi": high, "method": "wilson95", "episodes": count}
-
-
-def paired(success: Tensor, baseline: Tensor) -> dict[str, float]:
-    """Return the mean difference of two policies on the same episodes with its 95 % bootstrap interval."""
-    difference = (success - baseline).numpy()
-    rows = np.random.default_rng(0).integers(0, len(difference), (_RESAMPLES, len(difference)))
-    low, high = np.quantile(difference[rows].mean(1), (0.025, 0.975))
-    return {"delta": float(difference.mean()), "lo": float(low), "hi": float(high)}
 
 
 def ablation(name: str, cameras: tuple[str, ...]) -> Callable[[TensorDict, Tensor], TensorDict]:
@@ -108,13 +88,13 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
         parents=parents,
         seed=config.seed,
     )
-    spaces = {space: _judge(config, parent, space) for space in SPACES}
+    spaces = {space: _judge(config, parent, space) for space in dict.fromkeys(("seen", *config.spaces))}
     seen = spaces["seen"][0]
     summary: dict[str, Any] = {
         "task": config.task.name, "sim": config.sim.name, "device": config.device, "policy": parent.stage,
-        "episodes": config.episodes, "success": wilson(seen.success), "return_mean": seen.returns.mean().item(),
+        "episodes": config.episodes, "success": wilson(seen.success.numpy()), "return_mean": seen.returns.mean().item(),
         "steps_mean": seen.steps.float().mean().item(), "action_saturation": seen.saturation,
-        **{space: wilson(outcomes.success) for space, (outcomes, _) in spaces.items()},
+        **{space: wilson(outcomes.success.numpy()) for space, (outcomes, _) in spaces.items()},
     }  # fmt: skip
     steps, frames = sum(o.env_steps for o, _ in spaces.values()), sum(f for _, f in spaces.values())
     columns = {f"success_{space}": outcomes.success.numpy() for space, (outcomes, _) in spaces.items()}
@@ -124,14 +104,14 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
         summary["paired"] = {
             "baseline": str(baseline.path),
             "stage": baseline.stage,
-            **paired(seen.success, other.success),
+            **paired(seen.success.numpy(), other.success.numpy()),
         }
         summary["retention"] = seen.success.mean().item() / max(other.success.mean().item(), 1e-9)
         columns["success_baseline"] = other.success.numpy()
     if config.ablations and parent.stage != "teach":
         uses = {name: _judge(config, parent, "seen", name) for name in ABLATIONS}
         summary["camera_use"] = {
-            name: wilson(outcomes.success)["rate"] for name, (outcomes, _) in uses.items()
+            name: wilson(outcomes.success.numpy())["rate"] for name, (outcomes, _) in uses.items()
         }
         steps += sum(outcomes.env_steps for outcomes, _ in uses.values())
         frames += sum(count for _, count in uses.values())

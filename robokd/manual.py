@@ -12,7 +12,7 @@ from importlib import resources
 
 import yaml
 
-from robokd import UserError, registry
+from robokd import UserError, overrides, registry
 from robokd.config import SCHEMAS, PipelineConfig
 from robokd.schemas import SHARED
 
@@ -61,9 +61,9 @@ def stage_help(stage: str, words: Sequence[str]) -> str:
             "experiment=<name>: values from configs/experiment/<name>.yaml; what is typed comes on top",
         ]
         return "\n".join(lines)
-    chosen = default_parts(stage) | dict(word.split("=", 1) for word in words if "=" in word)
+    typed = dict(word.split("=", 1) for word in words if "=" in word)
     lines.append("keys, their defaults and what they are:")
-    lines += _rows(kind, "", chosen)
+    lines += _rows(kind, "", stage_defaults(stage) | typed)
     return "\n".join(lines)
 
 
@@ -78,41 +78,47 @@ def list_parts(kinds: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def default_parts(stage: str) -> dict[str, str]:
-    """Return the parts that configs/<stage>.yaml chooses, by key, as one would type them."""
-    text = (resources.files("robokd.configs") / f"{stage}.yaml").read_text(encoding="utf-8")
-    entries = [entry for entry in yaml.safe_load(text)["defaults"] if isinstance(entry, dict)]
-    pairs = [(key, value) for entry in entries for key, value in entry.items() if value != "???"]
-    return {key: f"[{','.join(value)}]" if isinstance(value, list) else str(value) for key, value in pairs}
+def stage_defaults(stage: str) -> dict[str, str]:
+    """Return the parts and values that configs/<stage>.yaml gives, by key, as one would type them."""
+    text = (resources.files(overrides.CONFIGS) / f"{stage}.yaml").read_text(encoding="utf-8")
+    data = yaml.safe_load(text)
+    found: dict[str, str] = {}
+    for entry in data.pop("defaults"):
+        if isinstance(entry, dict):
+            found |= {key: _typed(value) for key, value in entry.items() if value != "???"}
+    values = overrides.flatten(SCHEMAS[stage], data)
+    return found | {one.key: _typed(one.value) for one in values}
 
 
-def _rows(kind: type, prefix: str, chosen: dict[str, str]) -> Iterator[str]:
+def _rows(kind: type, prefix: str, given: dict[str, str]) -> Iterator[str]:
+    """Yield a line for each key; `given` has what differs from the dataclasses' own defaults."""
     comments = field_comments(kind)
     for field in dataclasses.fields(kind):
         key = f"{prefix}{field.name}"
         of = field.metadata.get("kind")
         if of:
-            yield from _part_rows(key, of, chosen, bool(field.metadata["inherit"]))
+            yield from _part_rows(key, of, given, bool(field.metadata["inherit"]))
         elif "required" in field.metadata:
             yield f"  {key + '=…':<34} required: {field.metadata['required']}"
         elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
-            yield from _rows(field.default_factory, f"{key}.", chosen)
+            yield from _rows(field.default_factory, f"{key}.", given)
         else:
             factory = field.default_factory
             default = field.default if factory is dataclasses.MISSING else factory()
-            yield f"  {f'{key}={_typed(default)}':<34} {comments.get(field.name, '')}".rstrip()
+            value = given.get(key, _typed(default))
+            yield f"  {f'{key}={value}':<34} {comments.get(field.name, '')}".rstrip()
 
 
-def _part_rows(key: str, kind: str, chosen: dict[str, str], inherited: bool) -> Iterator[str]:
+def _part_rows(key: str, kind: str, given: dict[str, str], inherited: bool) -> Iterator[str]:
     """Yield the line of a part and the lines of the keys of those that are chosen."""
     names = registry.names(kind)
     origin = "; inherited from the run" if inherited else ""
-    value = "…" if inherited else chosen.get(key, "…")
+    value = "…" if inherited else given.get(key, "…")
     yield f"  {f'{key}={value}':<34} a {kind}; known: {', '.join(names) or 'none'}{origin}"
-    for name in chosen.get(key, "").strip("[]").split(","):
+    for name in given.get(key, "").strip("[]").split(","):
         if name in names:
             prefix = f"{key}.{name}." if kind in registry.LISTS else f"{key}."
-            yield from _rows(registry.find(kind, name), prefix, {})
+            yield from _rows(registry.find(kind, name), prefix, given)
 
 
 def _typed(value: object) -> str:

@@ -216,7 +216,7 @@ def _defaults(
     except HydraException as error:
         missing = re.match(r"You must specify '(\w+)'", str(error))
         if missing is None:
-            raise UserError(f"{stage}: {_first_line(error)}") from error
+            raise UserError(f"configs/{stage}.yaml: {_first_line(error)}") from error
         key = missing[1]
         known = ", ".join(registry.names(fields[key].metadata["kind"])) or "none"
         raise UserError(f"{stage} needs {key}=<name>. Known: {known}") from None
@@ -310,4 +310,6 @@ def _plain(value: object) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    """Return the line of an error of Hydra's or OmegaConf's that says what is wrong."""
+    first, *more = str(error).splitlines()
+    return more[0] if more and first.endswith("raised while composing config:") else first

@@ -48,7 +48,7 @@ def pipeline(config: PipelineConfig, resume: Run | None = None) -> Path:
     steps.do("evaluate_teacher", evaluate, examine, run=teacher)
     steps.do("evaluate_student", evaluate, examine, run=student, baseline=teacher)
     final = steps.do("evaluate", evaluate, examine, run=refined, baseline=student)
-    precise = dataclasses.replace(examine, task=config.refine.task, ablations=False)
+    precise = dataclasses.replace(examine, task=config.refine.task, ablations=False, spaces=("seen",))
     steps.do("evaluate_precise", evaluate, precise, run=refined, baseline=student)
     exported = steps.do("export", export, config.export, run=refined)
     steps.do("deploy", deploy, config.deploy, bundle=exported.read_summary()["bundle"])

@@ -72,7 +72,7 @@ def _success(evaluations: Sequence[Run]) -> str:
         summary, tolerance = run.read_summary(), _tolerance(run)
         name = NAMES[summary["policy"]]
         label = name if name not in groups else f"{name}, tolerance {tolerance:g} m"
-        groups[label] = {shown: summary[space] for space, shown in SPACES.items()}
+        groups[label] = {shown: summary[space] for space, shown in SPACES.items() if space in summary}
         if "paired" in summary:
             pair = summary["paired"]
             lines.append(

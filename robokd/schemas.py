@@ -58,12 +58,12 @@ class TeachConfig:
 class DaggerConfig:
     """How a student is distilled: DAgger with an aggregated data set."""
 
-    rounds: int = 80  # of collecting and fitting, at most
+    rounds: int = 60  # of collecting and fitting, at most
     steps_per_round: int = 16  # control steps of every environment
-    gradient_steps: int = 120  # per round
+    gradient_steps: int = 80  # per round
     batch_size: int = 256  # frames
-    learning_rate: float = 1e-3  # of the first round; cosine to learning_rate_end
-    learning_rate_end: float = 5e-5  # of the last round
+    learning_rate: float = 2e-3  # of the first round; cosine to learning_rate_end
+    learning_rate_end: float = 1e-4  # of the last round
     weight_decay: float = 1e-4  # of AdamW
     capacity: int = 300_000  # frames kept
     teacher_rounds: int = 2  # rounds in which only the teacher acts
@@ -154,6 +154,7 @@ class EvaluateConfig:
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer", inherit=True))
     episodes: int = 512  # of each test space
+    spaces: tuple[str, ...] = ("seen", "unseen", "unseen_all")  # parameters: trained on, one held out, all held out
     ablations: bool = True  # also with blank, shuffled and frozen cameras
     num_envs: int = 256  # environments simulated at once
     seed: int = 0  # of every random draw

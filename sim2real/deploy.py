@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -18,13 +17,13 @@ from robokd.sim2real.safety import Safety, SafetyStop
 
 from robokd import UserError
 from robokd.config import dump
+from robokd.intervals import wilson
 from robokd.export.bundle import Bundle, read_bundle
 from robokd.run import Run
 
 if TYPE_CHECKING:
     from robokd.config import DeployConfig
 
-_Z95 = 1.959963984540054  # of the normal distribution
 
 
 def deploy(config: DeployConfig, resume: Run | None = None) -> Path:
@@ -89,23 +88,6 @@ def outcome(account: Account) -> dict[str, Any]:
         "period_s": percentiles(account.periods_s),
         "inference_s": percentiles(account.inferences_s),
         "late_s": percentiles(account.late_s),
-    }
-
-
-def wilson(successes: Sequence[bool]) -> dict[str, Any]:
-    """Return the rate of outcomes with its 95 % interval; no outcome, no rate. Source: Wilson (1927)."""
-    count = len(successes)
-    if count == 0:
-        return {"rate": None, "lo": 0.0, "hi": 1.0, "method": "wilson95", "n": 0}
-    rate = sum(successes) / count
-    centre = (rate + _Z95**2 / (2 * count)) / (1 + _Z95**2 / count)
-    half = _Z95 / (1 + _Z95**2 / count) * math.sqrt(rate * (1 - rate) / count + _Z95**2 / (4 * count**2))
-    return {
-        "rate": rate,
-        "lo": max(0.0, centre - half),
-        "hi": min(1.0, centre + half),
-        "method": "wilson95",
-        "n": count,
     }
 
 

@@ -47,11 +47,11 @@ class ReachCfg:
     height_m: tuple[float, float] = (0.10, 0.55)
     start_rad: float = 0.25  # start pose around the ready pose, both ways
     stiffness: tuple[float, float] = (0.8, 1.2)  # factor on the joint gains
-    camera_shift_m: float = 0.01  # both ways, each axis
-    camera_tilt_rad: float = 0.01  # both ways, each axis
+    camera_shift_m: float = 0.005  # both ways, each axis
+    camera_tilt_rad: float = 0.005  # both ways, each axis
     joint_noise_rad: float = 0.002  # largest standard deviation of the measured joint positions
     distance_weight: float = 1.0  # reward per metre and control step
-    near_weight: float = 0.3  # reward for being within about 3 cm, per control step
+    near_weight: float = 0.3  # reward for being within about 1.5 tolerances, per control step
     action_weight: float = 0.02  # cost of mean squared actions
     action_rate_weight: float = 0.05  # cost of mean squared changes of the action
     success_reward: float = 3.0
@@ -139,7 +139,8 @@ class Reach:
     def camera_specs(self) -> dict[str, CameraSpec]:
         """Return front and wrist for students; outside is for people."""
         views = {
-            name: tuple(geometry.look_at(*view, np).tolist()) for name, view in (("front", _FRONT), ("out", _OUTSIDE))
+            name: tuple(geometry.look_at(*view, np).tolist())
+            for name, view in (("front", _FRONT), ("out", _OUTSIDE))
         }
         return {
             "front": CameraSpec(
@@ -236,7 +237,7 @@ class Reach:
         change = state.action - state.previous_action
         return {
             "distance": -weight["distance"] * distance,
-            "near": weight["near"] * (torch.exp(-((distance / 0.03) ** 2)) - 1),
+            "near": weight["near"] * (torch.exp(-((distance / (1.5 * self.cfg.tolerance_m)) ** 2)) - 1),
             "action": -weight["action"] * (state.action**2).mean(1),
             "action_rate": -weight["action_rate"] * (change**2).mean(1),
             "success": self.cfg.success_reward * self.success(state).float(),

@@ -28,9 +28,10 @@ TINY = {
 def make_env() -> Callable:
     """Return a maker of reach environments: make_env(num_envs, groups, **task fields)."""
     pytest.importorskip("mujoco")
+    from robokd.tasks.reach import ReachCfg
+
     from robokd.draws import Draws
     from robokd.sim.mujoco import MujocoCfg
-    from robokd.tasks.reach import ReachCfg
     from robokd.vision.raster import RasterCfg
 
     def make(
@@ -55,7 +56,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert {"teach", "distill", "refine"} <= set(SCHEMAS)
     root = tmp_path_factory.mktemp("runs")
     made: dict[str, Path] = {}
-    for stage, link in (("teach", ["task=reach"]), ("distill", ["parent=teach"]), ("refine", ["parent=distill"])):
+    for stage, link in (
+        ("teach", ["task=reach"]),
+        ("distill", ["parent=teach"]),
+        ("refine", ["parent=distill"]),
+    ):
         words = [word if "parent=" not in word else f"parent={made[word.split('=')[1]]}" for word in link]
         assert main([stage, *words, *TINY[stage], f"runs={root}", "threads=2"]) == 0
         made[stage] = next(root.glob(f"*_reach_{stage}_*"))

@@ -17,7 +17,7 @@ FILE_LINES, FUNCTION_LINES, LOOP_LINES = 400, 60, 120
 LOOPS = {"teach", "distill", "refine", "train"}  # functions that read as an algorithm box
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
-GROUND = {"specs", "draws", "geometry", "registry", "run", "progress", "events", "schemas"}
+GROUND = {"specs", "draws", "geometry", "intervals", "registry", "run", "progress", "events", "schemas"}
 NEUTRAL = {"specs", "draws", "geometry", "registry"}
 CONFIG = {"config", "schemas", "overrides"}
 PARTS = {"teachers", "students", "losses", "curricula"}
@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "export.onnx": LEARNING | {"export"},
     "export": set(),
     "tasks": {"env", "sim", "vision", *NEUTRAL},
-    "sim2real": {"specs", "geometry", "registry", "run", *CONFIG, "export.bundle"},
+    "sim2real": {"specs", "geometry", "intervals", "registry", "run", *CONFIG, "export.bundle"},
     "sim2real.mujoco_host": {"env", "sim", "vision", "sim2real", *NEUTRAL, "run", *CONFIG},
     "configs": set(),
     "pipeline": LEARNING | {"export", "sim2real.deploy", "report"},

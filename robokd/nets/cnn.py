@@ -1,35 +1,42 @@
-"""A convolutional encoder that says where things are: spatial soft-argmax key points with their depth.
+"""A convolutional encoder of depth pictures that says where things are: key points in metres.
 
-Source: Levine et al. (2016), End-to-end training of deep visuomotor policies, sec. 5.1 (spatial softmax);
-here each key point also reads the input picture's value under its attention, so a depth camera gives the third
-coordinate. Shapes: B pictures, C channels, H rows, W columns, K key points.
+Source: Levine et al. (2016), End-to-end training of deep visuomotor policies, sec. 5.1 (spatial softmax). Here
+each attention map is standardised before the softmax, or it stays flat and learning waits on a plateau, and it
+averages the pixels' *points* (ray times depth) in the camera's frame, so a key point is linear in what it shows.
+Shapes: B pictures, C channels, H rows, W columns, K key points.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-STRIDE, KERNEL = 3, 6  # first convolution: a stride of 2 makes learning several times slower on a CPU
-SHARPNESS = 10.0  # first scale of the attention logits; with 1 the attention stays flat and nothing is learned
+from robokd.specs import CameraSpec
+
+STRIDE, KERNEL, PADDING = 3, 6, 1  # first convolution: a stride of 2 learns several times slower on a CPU
+SHARPNESS = 2.0  # first scale of the standardised attention
 
 
 class KeypointEncoder(nn.Module):
-    """(B, 1, H, W) float in [0, 1] -> (B, 3 K): column and row in [-1, 1] and the picture's value of each point."""
+    """(B, 1, H, W) float in [0, 1], 0 at the camera's near and 1 at its far -> (B, 3 K) metres, camera frame."""
 
-    grid: Tensor  # (cells, 2) column and row of each cell
+    rays: Tensor  # (cells, 3) the point at depth 1 m that each cell looks at: right, up, ahead
 
     def __init__(
-        self, height: int, width: int, channels: tuple[int, ...], keypoints: int, *, bfloat16: bool = True
+        self, camera: CameraSpec, channels: tuple[int, ...], keypoints: int, *, bfloat16: bool = True
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, channels[0], KERNEL, STRIDE, padding=1)
+        self.stem = nn.Conv2d(1, channels[0], KERNEL, STRIDE, padding=PADDING)
         pairs = zip(channels[:-1], channels[1:], strict=True)
         self.body = nn.ModuleList(nn.Conv2d(left, right, 3, padding=1) for left, right in pairs)
         self.attention = nn.Conv2d(channels[-1], keypoints, 1)
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
-        self.register_buffer("grid", _grid(_cells(height), _cells(width)), persistent=False)
+        self.rows, self.columns = _pixels(camera.height), _pixels(camera.width)
+        self.register_buffer("rays", _rays(camera), persistent=False)
+        self.near_m, self.depth_m = camera.near_m, camera.far_m - camera.near_m
         self.size = 3 * keypoints
         self.bfloat16 = bfloat16
         self.to(memory_format=torch.channels_last)  # a third faster on CPU
@@ -41,15 +48,26 @@ class KeypointEncoder(nn.Module):
             for layer in self.body:
                 hidden = functional.relu(layer(hidden))
             logits = self.attention(hidden)
-        weight = torch.softmax(self.sharpness * logits.float().flatten(2), -1)
-        value = functional.avg_pool2d(picture, KERNEL, STRIDE, padding=1, count_include_pad=False).flatten(1)
-        return torch.cat(((weight @ self.grid).flatten(1), torch.bmm(weight, value[..., None]).flatten(1)), 1)
+        logits = logits.float().flatten(2)
+        cells = logits.shape[-1]
+        weight = torch.softmax(functional.layer_norm(logits, (cells,), self.sharpness.expand(cells)), -1)
+        # one pixel speaks for its cell: an average would invent depths at every edge
+        depth = self.near_m + self.depth_m * picture[:, 0, self.rows][..., self.columns].flatten(1)
+        points = self.rays * depth[..., None]
+        return torch.bmm(weight, points).flatten(1)
 
 
-def _cells(pixels: int) -> int:
-    return (pixels + 2 - KERNEL) // STRIDE + 1
+def _pixels(size: int) -> slice:
+    """Return the pixels in the middle of the cells along one side."""
+    cells = (size + 2 * PADDING - KERNEL) // STRIDE + 1
+    first = KERNEL // 2 - PADDING
+    return slice(first, first + STRIDE * cells, STRIDE)
 
 
-def _grid(height: int, width: int) -> Tensor:
-    row, column = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
-    return torch.stack((column.repeat(height), row.repeat_interleave(width)), -1)
+def _rays(camera: CameraSpec) -> Tensor:
+    slope = math.tan(math.radians(camera.fovy_deg) / 2) / (camera.height / 2)  # per pixel, square pixels
+    up, right = (
+        (torch.arange(size)[_pixels(size)] + 0.5 - size / 2) * slope for size in (camera.height, camera.width)
+    )
+    up, right = torch.meshgrid(-up, right, indexing="ij")
+    return torch.stack((right.flatten(), up.flatten(), torch.ones(right.numel())), -1)

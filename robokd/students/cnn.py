@@ -26,7 +26,7 @@ from robokd.students.base import StudentOutput, picture
 class CnnCfg:
     """Convolutions, spatial soft-argmax and an MLP; one frame, no memory."""
 
-    channels: tuple[int, ...] = (16, 24, 24)  # of the convolutions
+    channels: tuple[int, ...] = (12, 16, 16)  # of the convolutions
     keypoints: int = 16  # per camera
     hidden: tuple[int, ...] = (256, 128)  # of the action head
     estimate_hidden: tuple[int, ...] = (128, 64)  # of the position head
@@ -62,8 +62,7 @@ class CnnStudent(nn.Module):
         self.inputs = (*self.groups, *(camera.name for camera in cameras))
         self.normalizers = nn.ModuleDict({name: Normalizer(spec.size) for name, spec in obs_specs.items()})
         encoders = {
-            c.name: KeypointEncoder(c.height, c.width, cfg.channels, cfg.keypoints, bfloat16=cfg.bfloat16)
-            for c in cameras
+            c.name: KeypointEncoder(c, cfg.channels, cfg.keypoints, bfloat16=cfg.bfloat16) for c in cameras
         }
         self.encoders = nn.ModuleDict(encoders)
         seen = sum(encoder.size for encoder in encoders.values())

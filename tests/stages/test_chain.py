@@ -10,10 +10,7 @@ from robokd.run import Run
 
 
 def test_every_stage_leaves_a_summary_with_the_common_fields(chain):
-    common = (
-        "stage task sim seed device wall_s env_steps frames_rendered teacher_labels grad_samples peak_rss_mb "
-        "peak_vram_mb git config_sha256 parents"
-    ).split()
+    common = ["stage", "task", "sim", "seed", "device", "wall_s", "env_steps", "frames_rendered", "teacher_labels", "grad_samples", "peak_rss_mb", "peak_vram_mb", "git", "config_sha256", "parents"]
     for stage, path in chain.items():
         summary = Run.open(path).read_summary()
         assert set(common) <= set(summary), stage
@@ -45,6 +42,7 @@ def test_the_checkpoint_of_a_teacher_is_what_rsl_rl_s_runner_reads(chain):
     saved = Run.open(chain["teach"]).load_checkpoint("last")
     assert {"actor_state_dict", "critic_state_dict", "optimizer_state_dict", "iter", "infos"} <= set(saved)
     from rsl_rl.runners import OnPolicyRunner
+
     from robokd.config import load
     from robokd.learn.teach import build_env
 
@@ -64,7 +62,13 @@ def test_the_checkpoint_of_a_teacher_is_what_rsl_rl_s_runner_reads(chain):
 
 
 def test_an_evaluation_is_paired_has_intervals_and_spoils_the_camera(chain, tmp_path, capsys):
-    words = ["evaluate", f"run={chain['refine']}", f"baseline={chain['distill']}", "episodes=12", "num_envs=5"]
+    words = [
+        "evaluate",
+        f"run={chain['refine']}",
+        f"baseline={chain['distill']}",
+        "episodes=12",
+        "num_envs=5",
+    ]
     assert main([*words, f"runs={tmp_path}"]) == 0
     path = capsys.readouterr().out.strip().splitlines()[-1]
     summary = json.loads(open(path).read())
@@ -75,7 +79,13 @@ def test_an_evaluation_is_paired_has_intervals_and_spoils_the_camera(chain, tmp_
 
 
 def test_a_student_refuses_a_task_whose_contract_differs(chain, tmp_path, capsys):
-    words = ["evaluate", f"run={chain['distill']}", "task.joint_step_rad=0.03", "episodes=4", f"runs={tmp_path}"]
+    words = [
+        "evaluate",
+        f"run={chain['distill']}",
+        "task.joint_step_rad=0.03",
+        "episodes=4",
+        f"runs={tmp_path}",
+    ]
     assert main(words) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.config_store import ConfigStore
 
-from robokd import registry
+from robokd import overrides, registry
 
 
 @dataclass(kw_only=True)
@@ -91,9 +93,26 @@ def empty_registry() -> Iterator[None]:
     registry._parts.update(known)
 
 
+@pytest.fixture(scope="session")
+def fake_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package with the default parts of configs/*.yaml, but none of the values that real parts have."""
+    root = tmp_path_factory.mktemp("configs")
+    folder = root / "fake_configs"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
+        defaults = yaml.safe_load(path.read_text())["defaults"]
+        (folder / path.name).write_text(yaml.safe_dump({"defaults": defaults}))
+    return root
+
+
 @pytest.fixture
-def parts(empty_registry: None) -> dict[tuple[str, str], type]:
+def parts(
+    empty_registry: None, fake_configs: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[tuple[str, str], type]:
     """Fake parts of every kind."""
+    monkeypatch.syspath_prepend(fake_configs)
+    monkeypatch.setattr(overrides, "CONFIGS", "fake_configs")
     made = {}
     for kind, name, base in (
         ("task", "hop", HopCfg),

@@ -86,7 +86,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(stages, capsys):
             "error: runs/nothing: no such folder. There are no runs in runs; ",
         ),
         (["teach", "task=hop", "num_envs=0"], "error: num_envs must be >= 1, got 0\n"),
-        (["list", "taks"], "error: no kind named 'taks'. Did you mean 'task'? Known: "),
+        (["list", "tassk"], "error: no kind named 'tassk'. Did you mean 'task'? Known: "),
         (["resume"], "error: resume takes run=<run folder>"),
         (["resume", "run=x", "num_envs=3"], "error: resume takes run=<run folder>"),
         (["resume", "run=x"], "error: x: no such folder."),

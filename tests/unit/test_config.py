@@ -7,6 +7,7 @@ from omegaconf import DictConfig, ListConfig
 
 from robokd import UserError, config, overrides, registry
 from robokd.config import SCHEMAS, DistillConfig, TeachConfig, compose, dump, load
+from robokd.manual import field_comments, stage_help
 
 pytestmark = pytest.mark.usefixtures("parts")
 MINIMAL = {
@@ -304,14 +305,13 @@ def test_an_experiment_is_read_from_the_configs_folder(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(overrides, "CONFIGS", "my_configs")
     assert overrides.experiment("small") == {"teach": {"num_envs": 3}}
-    with pytest.raises(UserError, match=r"no experiment named 'smal'\. Did you mean 'small'\? Known: small"):
-        overrides.experiment("smal")
+    with pytest.raises(UserError, match=r"no experiment named 'smol'\. Did you mean 'small'\? Known: small"):
+        overrides.experiment("smol")
     with pytest.raises(UserError, match="expected the name of a file in configs/experiment"):
         overrides.experiment("../teach")
 
 
 def test_every_key_stands_with_a_comment_or_says_that_it_is_required():
-    from robokd.manual import field_comments
     from robokd.schemas import DaggerConfig
 
     for kind in (*SCHEMAS.values(), DaggerConfig):
@@ -323,3 +323,18 @@ def test_every_key_stands_with_a_comment_or_says_that_it_is_required():
         }
         assert bare <= set(comments), kind
     assert field_comments(TeachConfig)["threads"] == "processor threads; 0 = all cores"
+
+
+def test_values_in_a_stages_file_come_above_the_parts_own_defaults(fake_configs):
+    file = fake_configs / "fake_configs" / "teach.yaml"
+    before = file.read_text()
+    try:
+        file.write_text(f"{before}teacher:\n  iterations: 9\n")
+        made = compose("teach", ["task=hop"])
+        assert (made.teacher.iterations, made.teacher.hidden) == (9, (256, 128))
+        assert compose("teach", ["task=hop", "teacher.iterations=3"]).teacher.iterations == 3
+        assert "  teacher.iterations=9\n" in stage_help("teach", [])
+        file.write_text(f"{before}teacher:\n  iteration: 9\n")
+        assert refused("teach").startswith("configs/teach.yaml: Key 'iteration' not in 'TeacherCfg'")
+    finally:
+        file.write_text(before)

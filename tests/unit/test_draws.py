@@ -41,7 +41,10 @@ def test_a_name_does_not_depend_on_the_names_beside_it():
     assert torch.equal(together[:, 2:], draws.uniform("b", episodes, 0, 3))
 
 
-@pytest.mark.parametrize(("seed", "stream", "name", "step"), [(1, "train", "x", 0), (0, "test", "x", 0), (0, "train", "y", 0), (0, "train", "x", 1)])
+@pytest.mark.parametrize(
+    ("seed", "stream", "name", "step"),
+    [(1, "train", "x", 0), (0, "test", "x", 0), (0, "train", "y", 0), (0, "train", "x", 1)],
+)
 def test_every_part_of_the_key_matters(seed, stream, name, step):
     base = Draws(0, "train").uniform("x", EPISODES[:100], 0, 1)
     other = Draws(seed, stream).uniform(name, EPISODES[:100], step, 1)

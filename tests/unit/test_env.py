@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from robokd import UserError
-from robokd.env.base import HELD_OUT, Range, check_contract, contract, draw_parameters
 from robokd.draws import Draws
+from robokd.env.base import HELD_OUT, Range, check_contract, contract, draw_parameters
 
 
 def _run(env, steps, episodes=None):
@@ -104,7 +104,9 @@ def test_a_nan_reward_stops_the_run_and_names_the_term(make_env, tmp_path):
     env.failures = tmp_path
     plain = env.task.reward
     env.task.reward = lambda state: {**plain(state), "lift": torch.tensor([0.0, float("nan"), 0.0, 0.0])}
-    with pytest.raises(UserError, match=r"reward 'lift' is not finite in 1 of 4 worlds at step 1 .*; state saved to"):
+    with pytest.raises(
+        UserError, match=r"reward 'lift' is not finite in 1 of 4 worlds at step 1 .*; state saved to"
+    ):
         env.step(torch.zeros(4, 7))
 
 
@@ -117,7 +119,9 @@ def test_a_nan_action_is_refused(make_env):
 
 
 def test_a_camera_that_does_not_exist_is_named(make_env):
-    with pytest.raises(UserError, match=r"no observation group or camera named 'fromt'.*Known: .*front, wrist"):
+    with pytest.raises(
+        UserError, match=r"no observation group or camera named 'fromt'.*Known: .*front, wrist"
+    ):
         make_env(2, ("proprio", "fromt"))
 
 
@@ -130,12 +134,17 @@ def test_contract_differences_are_named(make_env):
     env = make_env(2, ("proprio",))
     saved = contract(env, ("proprio",))
     saved["action"]["control_dt"] = 0.02
-    with pytest.raises(UserError, match="the teacher does not fit this task: action.control_dt: wanted 0.02, got 0.04"):
+    with pytest.raises(
+        UserError, match="the teacher does not fit this task: action.control_dt: wanted 0.02, got 0.04"
+    ):
         check_contract(saved, env, "the teacher")
 
 
 def test_seen_and_held_out_parameters_do_not_meet():
-    ranges = {"a": Range(low=(0.0,), high=(1.0,), unit="1"), "b": Range(low=(-1.0, 2.0), high=(1.0, 4.0), unit="1")}
+    ranges = {
+        "a": Range(low=(0.0,), high=(1.0,), unit="1"),
+        "b": Range(low=(-1.0, 2.0), high=(1.0, 4.0), unit="1"),
+    }
     draws, episodes = Draws(0, "test"), torch.arange(4000)
 
     def shares(space):

@@ -32,9 +32,9 @@ def arm_scene(camera):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "times_faster"), [("arm", 35), ("50 random", 60)])
+@pytest.mark.parametrize(("what", "times_faster"), [("arm", 25), ("50 random", 40)])
 def test_a_frame_is_many_times_cheaper_than_mujocos_rays(what, times_faster):
-    # pytest -m slow -s tests/unit/test_raster_speed.py prints microseconds of CPU time a 64x64 frame
+    # 58 and 90 times with 512-bit vectors, 35 and 45 with 256-bit; -m slow -s prints microseconds a frame
     camera = dataclasses.replace(FRONT, width=64, height=64, fovy_deg=52, far_m=2.0)
     rng, worlds = np.random.default_rng(0), 64
     sim = build(arm_scene(camera) if what == "arm" else random_scene(rng, 50, camera), worlds)

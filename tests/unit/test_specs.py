@@ -74,7 +74,9 @@ def test_torch_and_numpy_decode_alike(sequence):
     anchor, rate = np.float32([[0.1, -0.1]]), np.float32([[0.0, 0.2]])
     for action in sequence:
         ours, ours_rate = decode(np.float32([action]), anchor, rate, LIMITS)
-        theirs, _ = decoder(torch.tensor([action], dtype=torch.float32), torch.from_numpy(anchor), torch.from_numpy(rate))
+        theirs, _ = decoder(
+            torch.tensor([action], dtype=torch.float32), torch.from_numpy(anchor), torch.from_numpy(rate)
+        )
         assert np.abs(ours - theirs.numpy()).max() <= 1e-6
         anchor, rate = ours, ours_rate
 

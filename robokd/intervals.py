@@ -1,0 +1,36 @@
+"""Success rates with their uncertainty. Shapes: E episodes, the same ones where two policies are compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_Z95 = 1.959963984540054  # of the normal distribution
+_RESAMPLES = 4000
+
+
+def wilson(success: Sequence[float]) -> dict[str, Any]:
+    """Return the rate of (E,) outcomes with its 95 % interval; no outcome, no rate. Source: Wilson (1927)."""
+    count = len(success)
+    if count == 0:
+        return {"rate": None, "lo": 0.0, "hi": 1.0, "method": "wilson95", "episodes": 0}
+    rate = float(np.mean(np.asarray(success, np.float64)))
+    centre = (rate + _Z95**2 / (2 * count)) / (1 + _Z95**2 / count)
+    half = _Z95 / (1 + _Z95**2 / count) * math.sqrt(rate * (1 - rate) / count + _Z95**2 / (4 * count**2))
+    # at 0 and 1 rounding must not put the rate outside its interval
+    low, high = min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
+    return {"rate": rate, "lo": low, "hi": high, "method": "wilson95", "episodes": count}
+
+
+def paired(success: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+    """Return the mean difference on the same (E,) episodes with its 95 % interval.
+
+    Source: Efron (1979), the percentile bootstrap over episodes; its resamples are fixed.
+    """
+    difference = np.asarray(success, np.float64) - np.asarray(baseline, np.float64)
+    rows = np.random.default_rng(0).integers(0, len(difference), (_RESAMPLES, len(difference)))
+    low, high = np.quantile(difference[rows].mean(1), (0.025, 0.975))
+    return {"delta": float(difference.mean()), "lo": float(low), "hi": float(high)}

@@ -1,0 +1,87 @@
+"""A run killed in the middle and resumed ends as the uninterrupted one: metrics, weights, environments."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from robokd.cli import main
+from robokd.run import Run
+from tests.conftest import TINY
+
+LONGER = {
+    "teach": ["teacher.iterations=40"],
+    "distill": ["dagger.rounds=24"],
+    "refine": ["teacher.iterations=24"],
+}
+PATIENCE_S = 120
+
+
+def _words(stage: str, chain: dict[str, Path], root: Path) -> list[str]:
+    links = {
+        "teach": "task=reach",
+        "distill": f"parent={chain['teach']}",
+        "refine": f"parent={chain['distill']}",
+    }
+    return [stage, links[stage], *TINY[stage], *LONGER[stage], f"runs={root}"]
+
+
+def _kill_in_the_middle(words: list[str], root: Path) -> Run:
+    """Start a run, wait for its second checkpoint, kill -9."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "robokd", *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while time.monotonic() < deadline:
+            found = list(root.glob("*/checkpoints/last.json"))
+            if found and Run.open(found[0].parent.parent).checkpoint_step() >= 4:
+                break
+            assert child.poll() is None, f"ended before it was killed: {child.stderr.read().decode()[-800:]}"
+            time.sleep(0.02)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stderr.close()
+    return Run.open(found[0].parent.parent)
+
+
+def _tensors(value: object, path: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in _tensors(item, f"{path}/{key}").items()}
+    return {path: value} if isinstance(value, torch.Tensor) else {}
+
+
+def _timeless(run: Run) -> list[dict]:
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "memory/"))} for row in run.metrics()]
+
+
+@pytest.mark.parametrize("stage", ["teach", "distill", "refine"])
+def test_a_run_killed_with_kill_9_resumes_bit_for_bit(stage, chain, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main(_words(stage, chain, whole)) == 0
+    reference = Run.open(next(whole.glob("*")))
+    killed = _kill_in_the_middle(_words(stage, chain, cut), cut)
+    assert not killed.is_finished
+    assert main(["resume", f"run={killed.path}"]) == 0
+    resumed = Run.open(killed.path)
+    assert killed.checkpoint_step() < reference.checkpoint_step() or resumed.is_finished
+    assert _timeless(resumed) == _timeless(reference)
+    left = _tensors(reference.load_checkpoint("last"))
+    right = _tensors(resumed.load_checkpoint("last"))
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert different == []
+
+
+def test_a_finished_run_is_not_run_again(chain, capsys):
+    before = (chain["teach"] / "metrics.jsonl").read_bytes()
+    assert main(["resume", f"run={chain['teach']}"]) == 0
+    assert capsys.readouterr().out.strip().endswith("summary.json")
+    assert (chain["teach"] / "metrics.jsonl").read_bytes() == before

@@ -1,0 +1,212 @@
+"""The composition invariants of teacher, student, residual and graph (METHODS: 1, 3, 4, 7, 8, 12)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import nn
+
+from robokd import UserError
+from robokd.config import compose
+from robokd.learn import dagger
+from robokd.learn.residual import ResidualEnv
+from robokd.learn.rollout import rollout
+from robokd.learn.teach import load_teacher
+from robokd.nets.residual import RefinedPolicy, zero_last_layer
+from robokd.nets.residual import compose as compose_actions
+from robokd.run import Run
+from robokd.students.base import StudentOutput, StudentPolicy
+from robokd.teachers.ppo import PpoCfg
+
+
+@pytest.fixture
+def engine(chain, make_env, tmp_path):
+    """Return a DAgger engine on a tiny world, its data in memory of this test."""
+    from tests.conftest import TINY
+
+    config = compose(
+        "distill", [f"parent={chain['teach']}", *TINY["distill"]], Run.open(chain["teach"]).config
+    )
+    env = make_env(6, ("proprio", "front", "privileged"), stream="train", horizon_s=0.2, hold_s=0.1)
+    teacher = load_teacher(Run.open(chain["teach"]), "best", env)
+    run = Run.create(tmp_path, task="reach", stage="distill", config={}, seed=0)
+    return dagger.Dagger(config, env, dagger.build_student(config, env), teacher, run)
+
+
+def test_1_student_changes_and_teacher_does_not(engine):
+    teacher, before = engine.teacher.sha256(), [value.clone() for value in engine.student.parameters()]
+    engine._collect(0, 0.5)
+    engine._fit(0, 1e-3)
+    assert engine.teacher.sha256() == teacher
+    assert any(not torch.equal(a, b) for a, b in zip(before, engine.student.parameters(), strict=True))
+
+
+def test_3_every_label_belongs_to_the_observation_before_its_step(engine):
+    # a teacher that answers with what it sees: the label of row t must be f(observation t), also after auto-resets
+    engine.teacher = type("Echo", (), {"act": lambda self, obs: torch.tanh(obs["proprio"][:, :7])})()
+    for number in range(4):
+        engine._collect(number, 0.5)
+    rows = engine.buffer.rows(torch.arange(len(engine.buffer)))
+    assert len(set(rows[dagger.EPISODE].tolist())) > 6  # resets did happen
+    assert torch.equal(rows[dagger.LABEL], torch.tanh(rows["proprio"][:, :7]))
+
+
+def test_3_the_episode_column_names_the_episode_that_the_row_shows(engine):
+    engine._collect(0, 1.0)
+    rows = engine.buffer.rows(torch.arange(len(engine.buffer)))
+    for episode in set(rows[dagger.EPISODE].tolist()):
+        goals = rows["goal_position"][rows[dagger.EPISODE] == episode]
+        assert (goals == goals[0]).all()
+
+
+def _student(make_env, env):
+    config = compose(
+        "distill",
+        ["parent=x", "student.channels=[4,4]", "student.keypoints=4"],
+        {"task": {"part": "reach"}, "sim": {"part": "mujoco"}},
+    )
+    torch.manual_seed(1)
+    return dagger.build_student(config, env).eval().requires_grad_(False)
+
+
+def _actor(env, student, groups=("features", "proprio", "base_action")):
+    widths = {"features": student.feature_size, "proprio": 21, "base_action": 7}
+    rows = TensorDict({name: torch.zeros(1, widths[name]) for name in groups}, batch_size=[1])
+    actor = PpoCfg(actor_groups=groups, hidden=(16,))._actor(rows, env.num_actions)
+    zero_last_layer(actor)
+    return actor.eval()
+
+
+def test_4_a_fresh_residual_is_the_student_bit_for_bit(make_env):
+    env = make_env(5, ("proprio", "front"))
+    student = _student(make_env, env)
+    alone = rollout(
+        make_env(5, ("proprio", "front"), horizon_s=0.4, hold_s=0.2), StudentPolicy(student, 5), 10
+    )
+    refined = RefinedPolicy(student, _actor(env, student), 0.3, 5)
+    composed = rollout(make_env(5, ("proprio", "front"), horizon_s=0.4, hold_s=0.2), refined, 10)
+    assert torch.equal(alone.returns, composed.returns)
+    assert torch.equal(alone.steps, composed.steps)
+
+
+def test_4_the_residual_environment_composes_as_the_policy_does(make_env):
+    groups = ("features", "proprio", "base_action")
+    inner = make_env(3, ("proprio", "front"))
+    student = _student(make_env, inner)
+    env = ResidualEnv(inner, student, 0.5, groups)
+    base = env.get_observations()["base_action"].clone()
+    correction = torch.linspace(-2, 2, 21).view(3, 7)
+    env.step(correction)
+    assert torch.equal(inner.state.action, compose_actions(base, correction, 0.5))
+
+
+def test_7_a_student_may_not_act_on_what_only_a_simulator_knows(make_env):
+    env = make_env(2, ("proprio", "privileged"))
+    config = compose(
+        "distill",
+        ["parent=x", "cameras=[privileged]"],
+        {"task": {"part": "reach"}, "sim": {"part": "mujoco"}},
+    )
+    with pytest.raises(UserError, match="a student may not act on 'privileged': only a simulator has it"):
+        dagger.build_student(config, env)
+
+
+def test_7_the_graph_depends_on_its_declared_inputs_alone(make_env):
+    import onnxruntime
+
+    from robokd.export.onnx import PolicyGraph, to_onnx
+
+    env = make_env(2, ("proprio", "front", "privileged"))
+    graph = PolicyGraph(StudentPolicy(_student(make_env, env), 2), env).eval()
+    obs = env.get_observations()
+    sample = {
+        "proprio": obs["proprio"][:1],
+        "front": obs["front"][:1],
+        "anchor": env.state.command[:1],
+        "rate": env.state.rate[:1],
+    }
+    session = onnxruntime.InferenceSession(to_onnx(graph, sample))
+    assert {node.name for node in session.get_inputs()} == {"proprio", "front", "anchor", "rate"}
+    assert [node.name for node in session.get_outputs()] == [
+        "command",
+        "command_rate",
+        "action",
+        "goal_position",
+    ]
+
+
+def test_8_truncation_bootstraps_and_termination_does_not(make_env):
+    from robokd.teachers.ppo import PpoCfg
+
+    env = make_env(4, ("proprio", "privileged", "physics"), horizon_s=0.08, hold_s=0.0, tolerance_m=0.001)
+    settings = PpoCfg(steps_per_iteration=2, hidden=(8,), critic_hidden=(8,))
+    algorithm = settings.algorithm(env.get_observations(), 7, "cpu")
+    obs = env.get_observations()
+    for _ in range(2):
+        with torch.no_grad():
+            actions = algorithm.act(obs)
+            value = algorithm.transition.values[:, 0].clone()
+            obs, reward, done, extras = env.step(actions)
+            algorithm.process_env_step(obs, reward, done, extras)
+    stored = algorithm.storage.rewards[1, :, 0]
+    assert extras["time_outs"].all()
+    assert torch.allclose(stored, reward + settings.discount * value)
+
+
+class Counter(nn.Module):
+    """A recurrent student for the test: its action is the number of steps since its state was reset."""
+
+    inputs, targets, feature_size = ("proprio",), {}, 1
+
+    def initial_state(self, count):
+        return TensorDict({"steps": torch.zeros(count)}, batch_size=[count])
+
+    def reset(self, state, mask):
+        return TensorDict({"steps": state["steps"].masked_fill(mask, 0.0)}, batch_size=state.batch_size)
+
+    def forward(self, obs, state):
+        steps = state["steps"] + 1
+        action = (steps / 100)[:, None].expand(-1, 7)
+        return StudentOutput(action=action, features=steps[:, None], estimates={}), TensorDict(
+            {"steps": steps}, batch_size=state.batch_size
+        )
+
+
+def test_12_recurrent_state_is_reset_where_an_episode_ended_and_nowhere_else(make_env):
+    policy = StudentPolicy(Counter(), 3)
+    obs = TensorDict({"proprio": torch.zeros(3, 21)}, batch_size=[3])
+    policy.act(obs)
+    policy.act(obs)
+    policy.reset(torch.tensor([False, True, False]))
+    assert policy.act(obs)[:, 0].tolist() == pytest.approx([0.03, 0.01, 0.03])
+
+
+def test_12_a_replayed_sequence_gives_what_was_said_on_line(make_env):
+    env = make_env(3, ("proprio",), horizon_s=0.16, hold_s=0.12)
+    policy = StudentPolicy(Counter(), 3)
+    said, ended = [], []
+    obs = env.reset()
+    for _ in range(9):
+        action = policy.act(obs)
+        obs, _, done, _ = env.step(action)
+        policy.reset(done.bool())
+        said.append(action)
+        ended.append(done.bool())
+    assert torch.stack(ended).any()
+    student, state = Counter(), Counter().initial_state(3)
+    for action, done in zip(said, ended, strict=True):
+        output, state = student.forward(obs, state)
+        assert torch.equal(output.action.clip(-1, 1), action)
+        state = student.reset(state, done)
+
+
+def test_10_losses_are_linear_in_their_weights_and_zero_on_the_truth(engine):
+    engine._collect(0, 1.0)
+    rows = engine.buffer.rows(torch.arange(8))
+    (huber, one), (estimate, two) = engine.losses.values()
+    loss, terms = engine._loss(rows)
+    engine.losses = {"action_huber": (3 * huber, one), "estimate": (0.5 * estimate, two)}
+    scaled, _ = engine._loss(rows)
+    assert torch.allclose(scaled, 3 * terms["action_huber"] + 0.5 * terms["estimate"])
+    assert torch.allclose(loss, terms["action_huber"] + terms["estimate"])
