@@ -45,6 +45,12 @@ lint: $(DEV_STAMP)  ## complain about style and spelling
 	$(VENV)/bin/codespell
 
 types: $(DEV_STAMP)  ## check the annotations
+	@# pyright cannot read setuptools' package-dir: show it the files as they are installed, and mujoco, which has
+	@# no stubs, as a package of anything
+	@rm -rf build/types && mkdir -p build/types/mujoco
+	@cp -R robokd build/types/ && cp -R tasks sim2real configs build/types/robokd/
+	@printf 'from typing import Any\n\ndef __getattr__(name: str) -> Any: ...\n' \
+		| tee build/types/mujoco/__init__.pyi > build/types/mujoco/batch.pyi
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 build: $(DEV_STAMP)  ## wheel and sdist, each installed and started in an empty environment

@@ -29,6 +29,8 @@ def curves(rows: Rows, panels: Mapping[str, Sequence[str]], x: str, x_label: str
                 axis.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=3, label=name)
         axis.set_title(title, color=INK, fontsize=10)
         axis.set_xlabel(x_label, fontsize=8)
+        axis.locator_params(axis="x", nbins=4)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
         if len(names) > 1:
             axis.legend(fontsize=7, frameon=False)
     return _png(figure)

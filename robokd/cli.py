@@ -33,7 +33,7 @@ DONE, FAULT, MISTAKE, SAFETY_STOP, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    # threads that spin while they wait are several times slower on cores that others use; read by OpenMP at its start
+    # threads that spin while they wait are several times slower on cores that others use; OpenMP reads this
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     before = len(runs.created)
     try:

@@ -54,7 +54,7 @@ class Draws:
     def bits(self, names: dict[str, int], episode: Tensor, step: Tensor | int) -> Tensor:
         """Return (N, D) int64 of independent bits, D the sum of the sizes in `names` {name: size}.
 
-        `episode` is (N,) int64, `step` (N,) int64 or one number. A name's columns do not depend on the others.
+        `episode` is (N,) int64, `step` (N,) int64 or one number. A name's columns depend on no other name.
         """
         keys, index = self._column_keys(names, episode.device)
         state = _mix((episode * _GOLDEN)[:, None] + keys)

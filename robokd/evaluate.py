@@ -33,13 +33,13 @@ ABLATIONS = ("blank", "shuffled", "frozen")
 
 
 def ablation(name: str, cameras: tuple[str, ...]) -> Callable[[TensorDict, Tensor], TensorDict]:
-    """Return what spoils the camera groups: all misses, another environment's picture, or the episode's first."""
+    """Return what spoils camera groups: all misses, another environment's picture, or the episode's first."""
     first: dict[str, Tensor] = {}
 
     def alter(obs: TensorDict, step: Tensor) -> TensorDict:
         spoiled = obs.clone(recurse=False)
         for camera in cameras:
-            now = obs[camera]
+            now: Tensor = obs[camera]
             if name == "blank":
                 spoiled[camera] = torch.zeros_like(now)
             elif name == "shuffled":
@@ -92,8 +92,9 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
     seen = spaces["seen"][0]
     summary: dict[str, Any] = {
         "task": config.task.name, "sim": config.sim.name, "device": config.device, "policy": parent.stage,
-        "episodes": config.episodes, "success": wilson(seen.success.numpy()), "return_mean": seen.returns.mean().item(),
-        "steps_mean": seen.steps.float().mean().item(), "action_saturation": seen.saturation,
+        "episodes": config.episodes, "success": wilson(seen.success.numpy()),
+        "return_mean": seen.returns.mean().item(), "steps_mean": seen.steps.float().mean().item(),
+        "action_saturation": seen.saturation,
         **{space: wilson(outcomes.success.numpy()) for space, (outcomes, _) in spaces.items()},
     }  # fmt: skip
     steps, frames = sum(o.env_steps for o, _ in spaces.values()), sum(f for _, f in spaces.values())
@@ -104,6 +105,7 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
         summary["paired"] = {
             "baseline": str(baseline.path),
             "stage": baseline.stage,
+            "success": wilson(other.success.numpy()),
             **paired(seen.success.numpy(), other.success.numpy()),
         }
         summary["retention"] = seen.success.mean().item() / max(other.success.mean().item(), 1e-9)
@@ -131,7 +133,7 @@ def _judge(config: EvaluateConfig, run: Run, space: str, spoil: str | None = Non
     return outcomes, frames
 
 
-def _npz(columns: dict[str, np.ndarray]) -> bytes:
+def _npz(columns: dict[str, Any]) -> bytes:
     stream = io.BytesIO()
     np.savez_compressed(stream, **columns)
     return stream.getvalue()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from robokd.specs import Array
 
 
-def multiply(left: Any, right: Any, xp: ModuleType) -> Any:
+def multiply(left: Array, right: Array, xp: ModuleType) -> Array:
     """Return the quaternion product left * right, (..., 4): rotate by right first, then by left."""
     lw, lx, ly, lz = (left[..., i] for i in range(4))
     rw, rx, ry, rz = (right[..., i] for i in range(4))
@@ -21,7 +25,7 @@ def multiply(left: Any, right: Any, xp: ModuleType) -> Any:
     )
 
 
-def from_rotation_vector(vector: Any, xp: ModuleType) -> Any:
+def from_rotation_vector(vector: Array, xp: ModuleType) -> Array:
     """Return the unit quaternion (..., 4) that turns by |vector| radians about vector (..., 3)."""
     square = (vector * vector).sum(-1)
     angle = xp.sqrt(square)
@@ -33,15 +37,15 @@ def from_rotation_vector(vector: Any, xp: ModuleType) -> Any:
     return xp.stack((xp.cos(angle / 2), scaled[..., 0], scaled[..., 1], scaled[..., 2]), -1)
 
 
-def rotate(quaternion: Any, vector: Any, xp: ModuleType) -> Any:
+def rotate(quaternion: Array, vector: Array, xp: ModuleType) -> Array:
     """Return vector (..., 3) rotated by a unit quaternion (..., 4)."""
     axis = quaternion[..., 1:]
     cross = 2 * _cross(axis, vector, xp)
     return vector + quaternion[..., :1] * cross + _cross(axis, cross, xp)
 
 
-def look_at(position: Any, target: Any, xp: ModuleType) -> Any:
-    """Return the quaternion of a MuJoCo camera (looks along -z, y up) at position (3,) that sees target centred.
+def look_at(position: Array, target: Array, xp: ModuleType) -> Array:
+    """Return the quaternion of a MuJoCo camera (looks along -z, y up) at position (3,) with target centred.
 
     The picture's up is the world's z; a camera that looks straight up or down has no such pose.
     """
@@ -56,7 +60,7 @@ def look_at(position: Any, target: Any, xp: ModuleType) -> Any:
     )
 
 
-def _cross(left: Any, right: Any, xp: ModuleType) -> Any:
+def _cross(left: Array, right: Array, xp: ModuleType) -> Array:
     lx, ly, lz = (left[..., i] for i in range(3))
     rx, ry, rz = (right[..., i] for i in range(3))
     return xp.stack((ly * rz - lz * ry, lz * rx - lx * rz, lx * ry - ly * rx), -1)

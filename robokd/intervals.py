@@ -12,7 +12,7 @@ _Z95 = 1.959963984540054  # of the normal distribution
 _RESAMPLES = 4000
 
 
-def wilson(success: Sequence[float]) -> dict[str, Any]:
+def wilson(success: Sequence[float] | np.ndarray) -> dict[str, Any]:
     """Return the rate of (E,) outcomes with its 95 % interval; no outcome, no rate. Source: Wilson (1927)."""
     count = len(success)
     if count == 0:
@@ -25,7 +25,7 @@ def wilson(success: Sequence[float]) -> dict[str, Any]:
     return {"rate": rate, "lo": low, "hi": high, "method": "wilson95", "episodes": count}
 
 
-def paired(success: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+def paired(success: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Return the mean difference on the same (E,) episodes with its 95 % interval.
 
     Source: Efron (1979), the percentile bootstrap over episodes; its resamples are fixed.

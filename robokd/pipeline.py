@@ -75,8 +75,14 @@ class Steps:
         self._paths: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self.runs: dict[str, Run] = {}
 
-    def do(self, name: str, stage: Callable[..., Path], config: Any, **links: Run | str) -> Run:
-        """Run a stage on the runs it needs (`parent=`, `run=`, `baseline=`), unless it is already finished."""
+    def do(
+        self,
+        name: str,
+        stage: Callable[..., Path],
+        config: Any,  # noqa: ANN401  (any of the schemas)
+        **links: Run | str,
+    ) -> Run:
+        """Run a stage on the runs it needs (`parent=`, `run=`, `baseline=`), unless it is finished."""
         inputs = {key: str(value.path) if isinstance(value, Run) else value for key, value in links.items()}
         config = dataclasses.replace(config, runs=str(self._folder / name), **inputs)
         found = self._find(name)

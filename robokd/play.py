@@ -58,7 +58,7 @@ def record(config: PlayConfig, run: Run, episodes: int) -> Film:
     ]
     film = Film(frames=[], success=[], rate_hz=1 / env.action_spec.control_dt)
     for episode in range(episodes):
-        obs = env.reset(torch.tensor([episode]))
+        obs, extras = env.reset(torch.tensor([episode])), {}
         policy.reset(torch.ones(1, dtype=torch.bool))
         for _ in range(env.max_episode_length):
             film.frames.append(_frame([obs[camera.name][0, 0].numpy() for camera in cameras], cameras))
@@ -83,8 +83,9 @@ def encode(film: Film) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
         writer = imageio_ffmpeg.write_frames(
-            str(path), (width, height), fps=film.rate_hz, codec="libx264", quality=7, macro_block_size=2
-        )
+            str(path), (width, height), codec="libx264", quality=7, macro_block_size=2,
+            fps=film.rate_hz,  # pyright: ignore[reportArgumentType]  (a fraction is taken as well)
+        )  # fmt: skip
         writer.send(None)
         for frame in film.frames:
             writer.send(np.ascontiguousarray(frame))

@@ -1,4 +1,4 @@
-"""Report: one HTML file of a chain of runs: numbers with intervals, curves, pictures, videos, latencies, costs."""
+"""Report: one HTML file of a chain of runs: numbers with intervals, curves, pictures, films, times, costs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import html
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,25 @@ SPACES = {"seen": "seen", "unseen": "one held out", "unseen_all": "all held out"
 NAMES = {"teach": "teacher", "distill": "student", "refine": "refined"}
 CURVES = {
     "teach": ({"validation success": ["validation/success"], "reward a step": ["reward"],
-               "saturated actions": ["saturation", "validation/saturation"]}, "env_steps", "environment steps"),
-    "distill": ({"validation success": ["validation/success"], "action loss": ["loss/action_huber", "held_out/action_huber"],
+               "saturated actions": ["saturation", "validation/saturation"]},
+              "env_steps", "environment steps"),
+    "distill": ({"validation success": ["validation/success"],
+                 "action loss": ["loss/action_huber", "held_out/action_huber"],
                  "position loss": ["loss/estimate", "held_out/estimate"]}, "frames", "labelled frames"),
     "refine": ({"validation success": ["validation/success"], "reward a step": ["reward"],
                 "noise": ["action_std"]}, "env_steps", "environment steps"),
 }  # fmt: skip
 COSTS = ("wall_s", "env_steps", "frames_rendered", "teacher_labels", "grad_samples", "peak_rss_mb")
 FILM_EPISODES = 4
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#1f2933}
-h1{font-size:1.6em}h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid #e4e7eb}img,video{max-width:100%}
-table{border-collapse:collapse;font-size:.92em}td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #e4e7eb}
-td:first-child,th:first-child{text-align:left}.note{color:#616e7c;font-size:.9em}code{background:#f5f7fa;padding:.1em .3em}"""
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;
+color:#1f2933}
+h1{font-size:1.6em}
+h2{font-size:1.15em;margin-top:2em;border-bottom:1px solid #e4e7eb}
+img,video{max-width:100%}
+table{border-collapse:collapse;font-size:.92em}
+td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #e4e7eb}
+td:first-child,th:first-child{text-align:left}.note{color:#616e7c;font-size:.9em}
+code{background:#f5f7fa;padding:.1em .3em}"""
 
 
 def report(config: ReportConfig, resume: Run | None = None) -> Path:
@@ -56,7 +64,8 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     ]
     task = runs[0].task if runs else "nothing"
     head = f"<title>robokd: {html.escape(task)}</title><meta charset=utf-8><style>{STYLE}</style>"
-    about = f"<p class=note>robokd {robokd.__version__}, {len(runs)} runs of seed {runs[0].seed if runs else '-'}</p>"
+    seed = runs[0].seed if runs else "-"
+    about = f"<p class=note>robokd {robokd.__version__}, {len(runs)} runs of seed {seed}</p>"
     body = f"<h1>{html.escape(task)}: teacher, student, refined student, robot</h1>{about}{''.join(sections)}"
     write_atomic(out, f"<!doctype html><html>{head}<body>{body}</body></html>".encode())
     return out
@@ -71,14 +80,16 @@ def _success(evaluations: Sequence[Run]) -> str:
     for run in evaluations:
         summary, tolerance = run.read_summary(), _tolerance(run)
         name = NAMES[summary["policy"]]
-        label = name if name not in groups else f"{name}, tolerance {tolerance:g} m"
-        groups[label] = {shown: summary[space] for space, shown in SPACES.items() if space in summary}
+        suffix = "" if tolerance == _tolerance(evaluations[0]) else f" at {tolerance:g} m"
+        groups[name + suffix] = {shown: summary[space] for space, shown in SPACES.items() if space in summary}
         if "paired" in summary:
             pair = summary["paired"]
+            groups.setdefault(NAMES[pair["stage"]] + suffix, {SPACES["seen"]: pair["success"]})
+            before = pair["success"]["rate"]
             lines.append(
-                f"<li>{name} minus {NAMES[pair['stage']]} at {tolerance:g} m, the same {summary['episodes']} episodes: "
-                f"<b>{pair['delta']:+.3f}</b> [{pair['lo']:+.3f}, {pair['hi']:+.3f}]; "
-                f"retention {summary['retention']:.3f}</li>"
+                f"<li>{name} {summary['success']['rate']:.3f} against {NAMES[pair['stage']]} {before:.3f} at "
+                f"{tolerance:g} m, the same {summary['episodes']} episodes: <b>{pair['delta']:+.3f}</b> "
+                f"[{pair['lo']:+.3f}, {pair['hi']:+.3f}]</li>"
             )
     first = evaluations[0].read_summary()
     title = f"success on {first['episodes']} test episodes, 95 % Wilson intervals"
@@ -87,7 +98,7 @@ def _success(evaluations: Sequence[Run]) -> str:
 
 def _use(evaluations: Sequence[Run]) -> str:
     """Whether the student looks: success with spoiled pictures."""
-    rows = []
+    rows, names = [], [""]
     for run in evaluations:
         summary = run.read_summary()
         if use := summary.get("camera_use"):
@@ -96,7 +107,10 @@ def _use(evaluations: Sequence[Run]) -> str:
             names = ["", "as trained", *use]
     if not rows:
         return ""
-    note = "blank: all pixels missing; shuffled: another environment's picture; frozen: the episode's first picture"
+    note = (
+        "blank: all pixels missing; shuffled: another environment's picture; "
+        "frozen: the episode's first picture"
+    )
     return f"<h2>Does it use its camera?</h2>{_table(names, rows)}<p class=note>{note}</p>"
 
 
@@ -119,7 +133,10 @@ def _sight(stages: dict[str, Run]) -> str:
     shots = pictures(env, load_policy(run, "best", env), count=8)
     rows = {name: [colour(shot[name], env.camera_specs[name]) for shot in shots] for name in shots[0]}
     env.close()
-    note = "one test episode, from left to right; exactly the pixels the student gets (near is bright, black is a miss)"
+    note = (
+        "one test episode, from left to right; "
+        "exactly the pixels the student gets (near is bright, black is a miss)"
+    )
     return f"<h2>What the student sees</h2>{_image(charts.sheet(rows))}<p class=note>{note}</p>"
 
 
@@ -184,8 +201,7 @@ def _times(path: Path) -> dict[str, list[float]]:
             (message.log_time, json.loads(message.data))
             for _, _, message in make_reader(stream).iter_messages(topics=["/tick"])
         ]
-    pairs = zip(ticks[:-1], ticks[1:], strict=True)
-    periods = [(b[0] - a[0]) / 1e6 for a, b in pairs if a[1]["episode"] == b[1]["episode"]]
+    periods = [(b[0] - a[0]) / 1e6 for a, b in pairwise(ticks) if a[1]["episode"] == b[1]["episode"]]
     return (
         {"inference": [tick["inference_s"] * 1e3 for _, tick in ticks], "period": periods} if periods else {}
     )

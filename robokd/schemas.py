@@ -68,7 +68,7 @@ class DaggerConfig:
     capacity: int = 300_000  # frames kept
     teacher_rounds: int = 2  # rounds in which only the teacher acts
     mixing_rounds: int = 10  # rounds after those, in which the teacher's share falls to 0
-    evaluate_every: int = 10  # rounds
+    evaluate_every: int = 5  # rounds
     evaluate_episodes: int = 128  # of the validation stream
     stop_retention: float = 0.98  # stop at this share of the teacher's success
     validation_share: float = 0.05  # of the episodes, never trained on
@@ -154,7 +154,7 @@ class EvaluateConfig:
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer", inherit=True))
     episodes: int = 512  # of each test space
-    spaces: tuple[str, ...] = ("seen", "unseen", "unseen_all")  # parameters: trained on, one held out, all held out
+    spaces: tuple[str, ...] = ("seen", "unseen", "unseen_all")  # trained on, one range held out, all held out
     ablations: bool = True  # also with blank, shuffled and frozen cameras
     num_envs: int = 256  # environments simulated at once
     seed: int = 0  # of every random draw

@@ -6,15 +6,20 @@ Shapes: A action dimensions (one per actuated joint); a leading batch axis is al
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ROLES = ("proprio", "history", "camera", "privileged")
 ENCODINGS = {"depth_u8": np.uint8, "depth_f16": np.float16}
-Array = TypeVar("Array")  # a numpy array or a torch tensor
+Array = TypeVar("Array", np.ndarray, "Tensor")
+ToArray = Callable[[tuple[float, ...]], Any]  # a row of numbers -> its array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +61,10 @@ class ObsSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSpec:
-    """A depth camera: planar z in metres, encoded. The nominal pose is of the lens in its mount body,
-    in MuJoCo's camera frame (looks along -z, y up); quaternion (w, x, y, z).
+    """A depth camera: planar z in metres, encoded.
+
+    The nominal pose is of the lens in its mount body, in MuJoCo's camera frame (looks along -z, y up);
+    quaternion (w, x, y, z).
     """
 
     name: str
@@ -148,7 +155,7 @@ class Limits:
     dt: float
 
     @classmethod
-    def of(cls, spec: ActionSpec, asarray: Any = lambda values: np.asarray(values, np.float32)) -> Limits:
+    def of(cls, spec: ActionSpec, asarray: ToArray = lambda values: np.asarray(values, np.float32)) -> Limits:
         """Return the limits of a spec; `asarray` makes the arrays (the default makes numpy's)."""
         return cls(
             scale=asarray(spec.scale), lower=asarray(spec.position_lower), upper=asarray(spec.position_upper),
@@ -217,7 +224,9 @@ def from_dict(kind: type[Spec], data: dict[str, Any]) -> Spec:
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(set(data) - known):
         raise ValueError(f"{kind.__name__} has no field {unknown[0]!r}. Known: {', '.join(sorted(known))}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+    }
     if kind is ObsSpec:
         values["terms"] = tuple(
             Term(name=term["name"], elements=tuple(term["elements"]), unit=term["unit"])
@@ -242,7 +251,7 @@ def differences(wanted: dict[str, Any], got: dict[str, Any], path: str = "") -> 
     return rows
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a value with tuples as lists, as JSON would give it back."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]

@@ -17,13 +17,12 @@ from robokd.sim2real.safety import Safety, SafetyStop
 
 from robokd import UserError
 from robokd.config import dump
-from robokd.intervals import wilson
 from robokd.export.bundle import Bundle, read_bundle
+from robokd.intervals import wilson
 from robokd.run import Run
 
 if TYPE_CHECKING:
     from robokd.config import DeployConfig
-
 
 
 def deploy(config: DeployConfig, resume: Run | None = None) -> Path:

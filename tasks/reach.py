@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robokd import geometry
 from robokd.draws import Draws
-from robokd.env.base import Range, State, VecEnv
+from robokd.env.base import Range, State, TaskEnv
 from robokd.env.native import NativeEnv
 from robokd.registry import register
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Term
@@ -63,9 +63,9 @@ class ReachCfg:
             raise ValueError(f"task.hold_s must be in [0, {self.horizon_s}) s, got {self.hold_s}")
 
     def build(
-        self, *, sim: MujocoCfg, renderer: RasterCfg | None, num_envs: int, groups: Sequence[str], draws: Draws,
-        space: str = "seen", device: str = "cpu", threads: int = 0,
-    ) -> VecEnv:  # fmt: skip
+        self, *, sim: MujocoCfg, renderer: RasterCfg | None, num_envs: int, groups: Sequence[str],
+        draws: Draws, space: str = "seen", device: str = "cpu", threads: int = 0,
+    ) -> TaskEnv:  # fmt: skip
         """Return num_envs worlds of the task that emit `groups`."""
         task = Reach(self)
         worlds = sim.build(task.scene(), num_envs, device, threads)
@@ -97,8 +97,8 @@ class Reach:
         floor.rgba = [0.5, 0.5, 0.5, 1]
         goal = spec.worldbody.add_body(name="goal", mocap=True, pos=[0.5, 0, 0.4])
         goal.add_geom(
-            name="goal", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[GOAL_RADIUS_M, 0, 0], contype=0, conaffinity=0,
-            rgba=[0.9, 0.3, 0.1, 1],
+            name="goal", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[GOAL_RADIUS_M, 0, 0], contype=0,
+            conaffinity=0, rgba=[0.9, 0.3, 0.1, 1],
         )  # fmt: skip
         for camera in self.camera_specs().values():
             body = spec.worldbody if camera.mount == "world" else spec.body(camera.mount)
@@ -152,8 +152,8 @@ class Reach:
                 quaternion_wxyz=(0.0, 0.70710678, 0.70710678, 0.0),
             ),
             "outside": CameraSpec(
-                name="outside", width=192, height=144, fovy_deg=45, near_m=0.6, far_m=2.6, encoding="depth_f16",
-                position_m=tuple(_OUTSIDE[0].tolist()), quaternion_wxyz=views["out"],
+                name="outside", width=192, height=144, fovy_deg=45, near_m=0.6, far_m=2.6,
+                encoding="depth_f16", position_m=tuple(_OUTSIDE[0].tolist()), quaternion_wxyz=views["out"],
             ),
         }  # fmt: skip
 
@@ -179,7 +179,8 @@ class Reach:
 
     def start_envelope(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See Task.start_envelope."""
-        reach = self.cfg.start_rad
+        # as measured, so with room for the sensors' noise
+        reach = self.cfg.start_rad + 5 * self.cfg.joint_noise_rad
         return tuple(q - reach for q in panda.HOME), tuple(q + reach for q in panda.HOME)
 
     def reset(self, values: dict[str, Tensor], state: State, mask: Tensor) -> Tensor:

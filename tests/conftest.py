@@ -10,12 +10,14 @@ import pytest
 TINY = {
     "teach": [
         "num_envs=16", "teacher.iterations=4", "teacher.steps_per_iteration=8", "teacher.evaluate_every=2",
-        "teacher.evaluate_episodes=8", "teacher.hidden=[32]", "teacher.critic_hidden=[32]", "task.horizon_s=0.8",
+        "teacher.evaluate_episodes=8", "teacher.hidden=[32]", "teacher.critic_hidden=[32]",
+        "task.horizon_s=0.8",
     ],
     "distill": [
         "num_envs=16", "dagger.rounds=4", "dagger.steps_per_round=4", "dagger.gradient_steps=2",
-        "dagger.batch_size=16", "dagger.evaluate_every=2", "dagger.evaluate_episodes=8", "dagger.checkpoint_every=1",
-        "dagger.teacher_rounds=1", "dagger.mixing_rounds=2", "student.channels=[4,4]", "student.keypoints=4",
+        "dagger.batch_size=16", "dagger.evaluate_every=2", "dagger.evaluate_episodes=8",
+        "dagger.checkpoint_every=1", "dagger.teacher_rounds=1", "dagger.mixing_rounds=2",
+        "student.channels=[4,4]", "student.keypoints=4",
     ],
     "refine": [
         "num_envs=16", "teacher.iterations=4", "teacher.steps_per_iteration=8", "teacher.evaluate_every=2",
@@ -35,12 +37,12 @@ def make_env() -> Callable:
     from robokd.vision.raster import RasterCfg
 
     def make(
-        num_envs: int = 4, groups: Sequence[str] = ("proprio", "privileged"), *, seed: int = 0, stream: str = "test",
-        space: str = "seen", threads: int = 0, **fields: object,
+        num_envs: int = 4, groups: Sequence[str] = ("proprio", "privileged"), *, seed: int = 0,
+        stream: str = "test", space: str = "seen", threads: int = 0, **fields: object,
     ):  # fmt: skip
         return ReachCfg(**fields).build(
-            sim=MujocoCfg(), renderer=RasterCfg(), num_envs=num_envs, groups=groups, draws=Draws(seed, stream),
-            space=space, threads=threads,
+            sim=MujocoCfg(), renderer=RasterCfg(), num_envs=num_envs, groups=groups,
+            draws=Draws(seed, stream), space=space, threads=threads,
         )  # fmt: skip
 
     return make

@@ -1,7 +1,7 @@
 """The protocols of environments and tasks, and the space that an episode's parameters are drawn from.
 
 Shapes: N environments, A action dimensions, D numbers of one parameter.
-A task config's `build(sim, renderer, num_envs, groups, draws, space, device, threads)` returns a VecEnv.
+A task config's `build(sim, renderer, num_envs, groups, draws, space, device, threads)` returns a TaskEnv.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from robokd.draws import Draws
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec, differences, to_dict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import mujoco
+
     from robokd.sim.base import Sim
 
 SPACES = ("seen", "unseen", "unseen_all")
@@ -31,15 +35,39 @@ class VecEnv(Protocol):
     num_envs: int
     num_actions: int
     max_episode_length: int
-    episode_length_buf: Tensor
     device: str
     cfg: Any
     action_spec: ActionSpec
     obs_specs: dict[str, ObsSpec]
     camera_specs: dict[str, CameraSpec]
+    draws: Draws
+    state: State
+
+    @property
+    def episode_length_buf(self) -> Tensor:
+        """Control steps since each episode began, (N,) int64; may be set (rsl_rl staggers by it)."""
+        ...
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: Tensor) -> None: ...
+
+    @property
+    def frames_rendered(self) -> int:
+        """Pictures taken so far."""
+        ...
+
+    @property
+    def episodes_ended(self) -> int:
+        """Episodes that ended so far, diverged ones included."""
+        ...
+
+    @property
+    def episodes_diverged(self) -> int:
+        """Episodes so far whose physics blew up."""
+        ...
 
     def reset(self, episodes: Tensor | None = None) -> TensorDict:
-        """Begin the episodes with these numbers (N,) int64 (default: 0..N-1) and return their observations."""
+        """Begin the episodes numbered (N,) int64 (default: 0..N-1), return observations."""
         ...
 
     def get_observations(self) -> TensorDict:
@@ -49,9 +77,9 @@ class VecEnv(Protocol):
     def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
         """Apply actions (N, A); finished environments begin their next episode.
 
-        Returns (observations, reward (N,), done (N,) int64, extras). extras: `time_outs` (N,) bool, truncated by
-        the horizon; `success` (N,) bool of the step that ended or not; `episode` (N,) number of the episode that
-        the step belongs to; `log` scalars.
+        Returns (observations, reward (N,), done (N,) int64, extras). extras: `time_outs` (N,) bool, truncated
+        by the horizon; `success` (N,) bool of the step that ended or not; `episode` (N,) number of the
+        episode that the step belongs to; `log` scalars.
         """
         ...
 
@@ -61,6 +89,17 @@ class VecEnv(Protocol):
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Return to a snapshot."""
+        ...
+
+
+class TaskEnv(VecEnv, Protocol):
+    """A VecEnv as a task's config builds it."""
+
+    task: Task
+    failures: Path | None  # where the state of a divergence or a NaN is saved
+
+    def close(self) -> None:
+        """Free the worlds."""
         ...
 
 
@@ -99,7 +138,7 @@ class Task(Protocol):
     substeps: int
     horizon_s: float
 
-    def scene(self) -> Any:
+    def scene(self) -> mujoco.MjSpec:
         """Return the MjSpec of one world, cameras included."""
         ...
 
@@ -158,8 +197,8 @@ class Task(Protocol):
 def draw_parameters(ranges: dict[str, Range], draws: Draws, episode: Tensor, space: str) -> dict[str, Tensor]:
     """Return {name: (N, D) float64} for episodes (N,) from `space`.
 
-    "seen" keeps to the inner part of every range; "unseen" draws one randomly chosen parameter of each episode
-    from the held-out outer parts (HELD_OUT at each end), "unseen_all" all of them.
+    "seen" keeps to the inner part of every range; "unseen" draws one randomly chosen parameter of each
+    episode from the held-out outer parts (HELD_OUT at each end), "unseen_all" all of them.
     """
     if space not in SPACES:
         raise ValueError(f"no parameter space named {space!r}. Known: {', '.join(SPACES)}")

@@ -29,8 +29,8 @@ DIVERGED_GRACE = 5  # diverged episodes before the share is judged
 class NativeEnv:
     """The VecEnv protocol (and rsl_rl's) for a native task.
 
-    Environment i runs the episodes i, i + N, i + 2N ...; what happens in an episode follows from its number and
-    the actions alone. Groups not asked for are not computed; without a camera group nothing is rendered.
+    Environment i runs the episodes i, i + N, i + 2N ...; what happens in an episode follows from its number
+    and the actions alone. Groups not asked for are not computed; without a camera group nothing is rendered.
     """
 
     def __init__(
@@ -157,8 +157,9 @@ class NativeEnv:
         rows = {name: torch.zeros(self.num_envs, self.num_actions, device=self.device) for name in "abcd"}
         count = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         return State(
-            sim=self.sim, episode=TensorDict({}, batch_size=[self.num_envs]), draws=self.draws, episode_id=count,
-            step=count.clone(), action=rows["a"], previous_action=rows["b"], command=rows["c"], rate=rows["d"],
+            sim=self.sim, episode=TensorDict({}, batch_size=[self.num_envs]), draws=self.draws,
+            episode_id=count, step=count.clone(), action=rows["a"], previous_action=rows["b"],
+            command=rows["c"], rate=rows["d"],
         )  # fmt: skip
 
     def _begin(self, mask: Tensor) -> None:
@@ -212,8 +213,9 @@ class NativeEnv:
         self.failures.mkdir(parents=True, exist_ok=True)
         path = self.failures / f"{kind}_{self.episodes_ended}.npz"
         state = self.state
+        worlds: dict[str, Any] = {f"sim_{k}": v[bad] for k, v in self.sim.snapshot().items()}
         np.savez(
-            path, episode=state.episode_id[bad], step=state.step[bad], seed=self.draws.seed, action=state.action[bad],
-            command=state.command[bad], **{f"sim_{k}": v[bad] for k, v in self.sim.snapshot().items()},
+            path, episode=state.episode_id[bad], step=state.step[bad], seed=self.draws.seed,
+            action=state.action[bad], command=state.command[bad], **worlds,
         )  # fmt: skip
         return f"; state saved to {path}"

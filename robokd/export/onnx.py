@@ -1,4 +1,4 @@
-"""Export: student, normalisation, residual, picture decoding and action decoding as one ONNX graph in a bundle.
+"""Export: student, normalisation, residual, picture and action decoding as one ONNX graph in a bundle.
 
 Shapes: batch 1. Inputs: 1-D groups (1, D) float32, encoded pictures (1, 1, H, W), `anchor` and `rate` (1, A):
 the last sent target and its rate. Outputs: `command` (1, A) rad, `command_rate`, `action`, and the estimates.
@@ -12,7 +12,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import robokd
 from robokd import UserError
 from robokd.config import dump
-from robokd.env.base import VecEnv, contract
+from robokd.env.base import TaskEnv, VecEnv, contract
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import write_bundle
 from robokd.export.parity import MAX_ABS, parity
@@ -31,6 +31,8 @@ from robokd.run import Run
 
 if TYPE_CHECKING:
     from robokd.config import ExportConfig
+    from robokd.learn.rollout import Policy
+    from robokd.students.base import StudentPolicy
 
 OPSET = 18
 STREAM_ENVS = 16  # environments that parity samples come from
@@ -39,12 +41,12 @@ STREAM_ENVS = 16  # environments that parity samples come from
 class PolicyGraph(nn.Module):
     """The whole policy as a function of tensors: encoded observations in, joint targets out."""
 
-    def __init__(self, policy: Any, env: VecEnv) -> None:
+    def __init__(self, policy: StudentPolicy | RefinedPolicy, env: VecEnv) -> None:
         super().__init__()
-        self.student = policy.student
+        self.student: Any = policy.student  # a torch module; a stateless one needs no state
         self.inputs = policy.inputs
         self.is_refined = isinstance(policy, RefinedPolicy)
-        if self.is_refined:
+        if isinstance(policy, RefinedPolicy):
             self.actor, self.scale = policy.actor, policy.scale
         self.decoder = ActionDecoder(env.action_spec)
 
@@ -71,15 +73,6 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     parent = Run.open(config.run)
     if parent.stage not in ("distill", "refine"):
         raise UserError(f"a {parent.stage} run cannot be exported: it acts on what only a simulator knows")
-    env = build_env(config, policy_groups(parent), "test", num_envs=STREAM_ENVS)
-    policy = load_policy(parent, config.checkpoint, env)
-    graph = PolicyGraph(policy, env).eval()
-    samples = record_samples(env, policy, config.parity_samples)
-    data = to_onnx(graph, samples[0])
-    worst = parity(data, graph, samples)
-    largest = max(worst.values())
-    if not largest <= MAX_ABS:
-        raise RuntimeError(f"ONNX and torch differ by {largest:.2e} ({worst}), at most {MAX_ABS:.0e} may be")
     run = resume or Run.create(
         config.runs,
         task=config.task.name,
@@ -88,6 +81,15 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
         parents=[parent],
         seed=config.seed,
     )
+    env = build_env(config, policy_groups(parent), "test", num_envs=STREAM_ENVS)
+    policy = cast("StudentPolicy | RefinedPolicy", load_policy(parent, config.checkpoint, env))
+    graph = PolicyGraph(policy, env).eval()
+    samples = record_samples(env, policy, config.parity_samples)
+    data = to_onnx(graph, samples[0])
+    worst = parity(data, graph, samples)
+    largest = max(worst.values())
+    if not largest <= MAX_ABS:
+        raise RuntimeError(f"ONNX and torch differ by {largest:.2e} ({worst}), at most {MAX_ABS:.0e} may be")
     out = Path(config.out) if config.out else run.path / f"{config.task.name}.robokd"
     manifest = make_manifest(config, env, graph, samples[0], parent, largest)
     digest = write_bundle(out, manifest, {"policy.onnx": data, "samples.json": golden(graph, samples[:8])})
@@ -105,14 +107,16 @@ def to_onnx(graph: PolicyGraph, sample: dict[str, Tensor]) -> bytes:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # a stream is taken, though torch declares a path
         torch.onnx.export(
-            graph, (), stream, kwargs=sample, input_names=list(sample), output_names=graph.output_names(),
+            graph, (), stream,  # pyright: ignore[reportArgumentType]
+            kwargs=sample, input_names=list(sample), output_names=graph.output_names(),
             opset_version=OPSET, dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
     return stream.getvalue()
 
 
-def record_samples(env: VecEnv, policy: Any, count: int) -> list[dict[str, Tensor]]:
+def record_samples(env: VecEnv, policy: Policy, count: int) -> list[dict[str, Tensor]]:
     """Return graph inputs {name: (1, ...)} met on the way of real episodes."""
     obs = env.reset()
     policy.reset(torch.ones(env.num_envs, dtype=torch.bool))
@@ -130,7 +134,7 @@ def record_samples(env: VecEnv, policy: Any, count: int) -> list[dict[str, Tenso
 
 def make_manifest(
     config: ExportConfig,
-    env: VecEnv,
+    env: TaskEnv,
     graph: PolicyGraph,
     sample: dict[str, Tensor],
     parent: Run,

@@ -1,7 +1,8 @@
 """The aggregated data set of DAgger: rows of observations and labels in memory-mapped files of the run.
 
-Images stay encoded (uint8 or float16), only the groups in use are kept, and the size in bytes is known before
-anything is allocated. Shapes: R rows, oldest first in writing order; the row number never wraps for the caller.
+Images stay encoded (uint8 or float16), only the groups in use are kept, and the size in bytes is known
+before anything is allocated. Shapes: R rows, oldest first in writing order; the row number never wraps for
+the caller.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ class Column:
 
 def columns_of(rows: TensorDict) -> dict[str, Column]:
     """Return the columns that hold rows like these (R, ...)."""
-    return {
-        name: Column(shape=tuple(value.shape[1:]), dtype=value.numpy().dtype)
-        for name, value in sorted(rows.items())
-    }
+    columns = {}
+    for name, value in sorted(rows.items()):
+        array: np.ndarray = value.numpy()  # pyright: ignore[reportAssignmentType]  (rows hold tensors only)
+        columns[name] = Column(shape=array.shape[1:], dtype=array.dtype)
+    return columns
 
 
 def planned_bytes(columns: dict[str, Column], capacity: int) -> int:

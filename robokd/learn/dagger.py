@@ -26,10 +26,15 @@ from robokd.learn.teach import begin, build_env, load_teacher
 from robokd.losses.base import DistillLoss, TeacherOutput
 from robokd.progress import Progress
 from robokd.run import Run
-from robokd.students.base import StudentOutput, StudentPolicy
+from robokd.students.base import StudentModule, StudentOutput, StudentPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
     from robokd.config import DaggerConfig, DistillConfig
+    from robokd.teachers.base import Teacher
 
 LABEL = "label"  # column of the teacher's actions
 EPISODE = "episode"  # column of episode numbers: validation rows are whole episodes
@@ -71,7 +76,9 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
 class Dagger:
     """Who acts, what is stored, how the student learns from it; one `train` that reads as the algorithm."""
 
-    def __init__(self, config: DistillConfig, env: VecEnv, student: Any, teacher: Any, run: Run) -> None:
+    def __init__(
+        self, config: DistillConfig, env: VecEnv, student: StudentModule, teacher: Teacher, run: Run
+    ) -> None:
         self.config, self.env, self.student, self.teacher, self.run = config, env, student, teacher, run
         self.settings: DaggerConfig = config.dagger
         self.losses: dict[str, tuple[float, DistillLoss]] = {
@@ -89,7 +96,7 @@ class Dagger:
             "stopped": False, "written": 0,
         }  # fmt: skip
 
-    def train(self, validate: Any, taught: float) -> dict[str, Any]:
+    def train(self, validate: Callable[[], Outcomes], taught: float) -> dict[str, Any]:
         """DAgger rounds until the student keeps enough of the teacher's success `taught`."""
         settings, totals = self.settings, self.totals
         self._restore()
@@ -125,8 +132,9 @@ class Dagger:
         return {
             "env_steps": totals["env_steps"], "frames_rendered": self.env.frames_rendered,
             "teacher_labels": totals["teacher_labels"], "grad_samples": totals["grad_samples"],
-            "rounds": totals["round"], "validation_success": totals["best"][0], "teacher_validation_success": taught,
-            "retention": totals["best"][0] / max(taught, 1e-9), "buffer_bytes": self.buffer_bytes,
+            "rounds": totals["round"], "validation_success": totals["best"][0],
+            "teacher_validation_success": taught, "retention": totals["best"][0] / max(taught, 1e-9),
+            "buffer_bytes": self.buffer_bytes,
         }  # fmt: skip
 
     def _collect(self, number: int, beta: float) -> None:
@@ -141,12 +149,12 @@ class Dagger:
             actions = label
             if beta < 1.0:
                 actions = self.policy.act(obs)
-                # a whole episode is driven by one of the two, or the teacher would only ever see its own repairs
+                # one of the two drives a whole episode, or the teacher would only ever see its own repairs
                 driven = self.draws.uniform("beta", env.state.episode_id, 0, 1)[places, 0] < beta
                 actions = torch.where(driven[:, None], label, actions)
             obs, _, dones, _ = env.step(actions)
             self.policy.reset(dones.bool())
-        rows = torch.cat(stored)
+        rows: TensorDict = torch.cat(stored)  # pyright: ignore[reportAssignmentType]  (of TensorDicts)
         if not hasattr(self, "buffer"):
             self._allocate(rows)
         self.buffer.add(rows)
@@ -162,7 +170,7 @@ class Dagger:
         return TensorDict(fields, batch_size=obs.batch_size)
 
     def _fit(self, number: int, rate: float) -> dict[str, float]:
-        """Take the round's gradient steps on rows of the whole data set; rows follow from seed and round alone."""
+        """Take the round's gradient steps on rows of the whole data set; they follow from seed and round."""
         settings = self.settings
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         training = torch.from_numpy((~self._held_out()).nonzero()[0])
@@ -214,7 +222,7 @@ class Dagger:
             **{f"held_out/{name}": value.item() for name, value in terms.items()},
         }
 
-    def _held_out(self) -> Any:
+    def _held_out(self) -> np.ndarray:
         episodes = torch.from_numpy(self.buffer.column(EPISODE))
         share = self.draws.uniform("validation_share", episodes, 0, 1)[:, 0]
         return (share < self.settings.validation_share).numpy()
@@ -223,7 +231,8 @@ class Dagger:
         """Note the validation success; return whether it is the best so far."""
         success = outcomes.success.mean().item()
         score = [success, outcomes.returns.mean().item()]
-        self.totals["stopped"] = success >= self.settings.stop_retention * taught
+        # of a teacher that never succeeds any student keeps everything
+        self.totals["stopped"] = taught > 0 and success >= self.settings.stop_retention * taught
         is_best = score > self.totals["best"]
         self.totals["best"] = max(score, self.totals["best"])
         return is_best
@@ -242,8 +251,8 @@ class Dagger:
     def _save(self, is_best: bool) -> None:
         self.buffer.flush()
         state = {
-            "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(), "totals": self.totals,
-            "env": self.env.snapshot(), "rng": torch.get_rng_state(),
+            "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "totals": self.totals, "env": self.env.snapshot(), "rng": torch.get_rng_state(),
             "contract": contract(self.env, self.student.inputs), "targets": dict(self.student.targets),
         }  # fmt: skip
         self.run.save_checkpoint(self.totals["round"], state, best=is_best)
@@ -284,7 +293,7 @@ def target_slices(env: VecEnv, names: tuple[str, ...]) -> dict[str, tuple[str, s
     return {name: found[name] for name in names}
 
 
-def build_student(config: DistillConfig, env: VecEnv) -> Any:
+def build_student(config: DistillConfig, env: VecEnv) -> StudentModule:
     """Return a fresh student of the config's cameras; its privileged targets are those the losses ask for."""
     groups = student_inputs(config)
     for name in groups:
@@ -298,7 +307,7 @@ def build_student(config: DistillConfig, env: VecEnv) -> Any:
     return config.student.build(specs, cameras, env.num_actions, targets).eval()
 
 
-def load_student(run: Run, checkpoint: str, env: VecEnv) -> Any:
+def load_student(run: Run, checkpoint: str, env: VecEnv) -> StudentModule:
     """Return the frozen student of a distill run, refused if env is not what it was made for."""
     saved = run.load_checkpoint(checkpoint)
     check_contract(saved["contract"], env, f"the student of {run.path}")

@@ -1,7 +1,7 @@
 """Refine: residual PPO on a frozen student, by the same loop and algorithm that taught the teacher.
 
-The residual sees what a robot has: the student's features, proprioception and the base action; its critic sees
-the simulator's state. Shapes: N environments, A action dimensions.
+The residual sees what a robot has: the student's features, proprioception and the base action; its critic
+sees the simulator's state. Shapes: N environments, A action dimensions.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from torch import Tensor
 from robokd.config import dump, load
 from robokd.env.base import VecEnv, check_contract, contract
 from robokd.learn.dagger import build_student, load_student, student_inputs
-from robokd.learn.rollout import rollout
+from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.teach import begin, build_env, optimise
 from robokd.nets.residual import BASE, FEATURES, RefinedPolicy, compose, with_base, zero_last_layer
 from robokd.run import Run
-from robokd.students.base import Student
+from robokd.students.base import Student, StudentModule
 
 if TYPE_CHECKING:
+    from rsl_rl.models import MLPModel
+
     from robokd.config import RefineConfig
 
 
@@ -51,7 +53,7 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
     count = settings.evaluate_episodes
     validation = build_env(config, seen, "validation", num_envs=count)
 
-    def validate() -> Any:
+    def validate() -> Outcomes:
         return rollout(
             validation, RefinedPolicy(student, algorithm.actor, config.residual_scale, count), count
         )
@@ -83,9 +85,20 @@ class ResidualEnv:
         self._student_state = student.initial_state(inner.num_envs)
         self._observations = self._extend(inner.get_observations())
 
-    frames_rendered = property(lambda self: self.inner.frames_rendered)
-    episodes_ended = property(lambda self: self.inner.episodes_ended)
-    episodes_diverged = property(lambda self: self.inner.episodes_diverged)
+    @property
+    def frames_rendered(self) -> int:
+        """See VecEnv."""
+        return self.inner.frames_rendered
+
+    @property
+    def episodes_ended(self) -> int:
+        """See VecEnv."""
+        return self.inner.episodes_ended
+
+    @property
+    def episodes_diverged(self) -> int:
+        """See VecEnv."""
+        return self.inner.episodes_diverged
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -130,7 +143,7 @@ class ResidualEnv:
         return with_base(obs, output.action.clip(-1, 1), output.features).select(*dict.fromkeys(self.groups))
 
 
-def load_refined(run: Run, checkpoint: str, env: VecEnv) -> tuple[Student, Any, float]:
+def load_refined(run: Run, checkpoint: str, env: VecEnv) -> tuple[StudentModule, MLPModel, float]:
     """Return (student, residual actor, scale) of a refine run, frozen; refused if env does not fit."""
     saved = run.load_checkpoint(checkpoint)
     check_contract(saved["contract"], env, f"the refined student of {run.path}")

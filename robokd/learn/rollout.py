@@ -59,7 +59,8 @@ def rollout(
 ) -> Outcomes:
     """Run episodes 0 .. E-1 to their ends and return what became of them.
 
-    `alter(obs, step)` may change what the policy sees (camera ablations); step is (N,) since the episode began.
+    `alter(obs, step)` may change what the policy sees (camera ablations); step (N,) counts from the episode's
+    begin.
     """
     count = env.num_envs
     success, returns = torch.zeros(episodes + count), torch.zeros(episodes + count)
@@ -88,7 +89,7 @@ def rollout(
 
 
 def pictures(env: VecEnv, policy: Policy, count: int) -> list[dict[str, np.ndarray]]:
-    """Return `count` moments, evenly spaced, of test episode 0 in a one-world env: {camera: encoded (H, W)}."""
+    """Return `count` moments, evenly spaced, of episode 0 in a one-world env: {camera: encoded (H, W)}."""
     cameras = [name for name in policy.inputs if name in env.camera_specs]
     obs = env.reset(torch.zeros(1, dtype=torch.int64))
     policy.reset(torch.ones(1, dtype=torch.bool))

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rsl_rl.algorithms import PPO
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from robokd.config import dump, load
 from robokd.draws import Draws
-from robokd.env.base import VecEnv, check_contract, contract
+from robokd.env.base import TaskEnv, VecEnv, check_contract, contract
 from robokd.learn.rollout import SATURATED, Outcomes, rollout
 from robokd.progress import Progress
 from robokd.run import Run
@@ -32,9 +32,18 @@ from robokd.teachers.ppo import PpoCfg, PpoTeacher
 if TYPE_CHECKING:
     from robokd.config import TeachConfig
 
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt(3)
 _KEEP_BYTES = 1 << 30
+
+
+class StageConfig(Protocol):
+    """What the config of every stage that simulates has; `renderer` only where a stage may see."""
+
+    task: Any  # a registered part, as are sim and renderer
+    sim: Any
+    seed: int
+    device: str
+    threads: int
 
 
 def teach(config: TeachConfig, resume: Run | None = None) -> Path:
@@ -75,13 +84,14 @@ def optimise(
     Resumes from the run's last checkpoint, if it has one. `extra` goes into every checkpoint.
     """
     totals = _restore(run, env, algorithm)
+    is_best = False
     steps = settings.steps_per_iteration * env.num_envs
     with Progress(settings.iterations, "iterations", start=totals["iteration"]) as bar:
         while totals["iteration"] < settings.iterations and not totals["stopped"]:
             started = time.perf_counter()
             stats = _collect(env, algorithm, settings.steps_per_iteration)
             collected = time.perf_counter()
-            # a cold critic would spoil an actor that starts good; without gradients the optimiser leaves it alone
+            # a cold critic would spoil a good actor; without gradients the optimiser leaves it alone
             algorithm.actor.requires_grad_(totals["iteration"] >= settings.critic_warmup)
             losses = algorithm.update()
             totals["iteration"] += 1
@@ -91,7 +101,7 @@ def optimise(
             row = {
                 **stats, **{f"loss/{name}": value for name, value in losses.items()},
                 "env_steps": totals["env_steps"], "learning_rate": algorithm.learning_rate,
-                "action_std": algorithm.actor.distribution.std.mean().item(),
+                "action_std": _action_std(algorithm),
                 "time/collect_s": collected - started, "time/learn_s": time.perf_counter() - collected,
             }  # fmt: skip
             if iteration % settings.evaluate_every == 0 or finished:
@@ -107,8 +117,9 @@ def optimise(
                 run.save_checkpoint(iteration, _state(env, algorithm, totals, extra), best=is_best)
             bar.advance(1, success=row.get("validation/success"), reward=stats["reward"])
     return {
-        "env_steps": totals["env_steps"], "grad_samples": totals["grad_samples"], "iterations": totals["iteration"],
-        "frames_rendered": env.frames_rendered, "episodes": env.episodes_ended, "diverged": env.episodes_diverged,
+        "env_steps": totals["env_steps"], "grad_samples": totals["grad_samples"],
+        "iterations": totals["iteration"], "frames_rendered": env.frames_rendered,
+        "episodes": env.episodes_ended, "diverged": env.episodes_diverged,
         "validation_success": totals["best"][0], "action_saturation": totals["saturation"],
     }  # fmt: skip
 
@@ -139,6 +150,12 @@ def _collect(env: VecEnv, algorithm: PPO, steps: int) -> dict[str, float]:
     }
 
 
+def _action_std(algorithm: PPO) -> float:
+    noise = algorithm.actor.distribution
+    assert noise is not None, "PPO's actor is stochastic"
+    return noise.std.mean().item()
+
+
 def _state(env: VecEnv, algorithm: PPO, totals: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint: what rsl_rl's runner reads, and what an exact resume needs."""
     return {
@@ -154,8 +171,8 @@ def _restore(run: Run, env: VecEnv, algorithm: PPO) -> dict[str, Any]:
         share = env.draws.uniform("stagger", env.state.episode_id, 0, 1)[:, 0]
         env.episode_length_buf = (share * env.max_episode_length / 2).long()
         return {
-            "iteration": 0, "env_steps": 0, "grad_samples": 0, "best": [-math.inf, -math.inf], "stopped": False,
-            "saturation": 0.0,
+            "iteration": 0, "env_steps": 0, "grad_samples": 0, "best": [-math.inf, -math.inf],
+            "stopped": False, "saturation": 0.0,
         }  # fmt: skip
     saved = run.load_checkpoint("last")
     algorithm.load(saved, None, strict=True)
@@ -174,12 +191,19 @@ def load_teacher(run: Run, checkpoint: str, env: VecEnv) -> PpoTeacher:
 
 
 def build_env(
-    config: Any, groups: tuple[str, ...], stream: str, *, num_envs: int | None = None, space: str = "seen"
-) -> VecEnv:
+    config: StageConfig,
+    groups: tuple[str, ...],
+    stream: str,
+    *,
+    num_envs: int | None = None,
+    space: str = "seen",
+) -> TaskEnv:
     """Return the config's task with these groups; `stream` names whose draws it uses."""
     return config.task.build(
-        sim=config.sim, renderer=getattr(config, "renderer", None), num_envs=num_envs or config.num_envs,
-        groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device, threads=config.threads,
+        sim=config.sim, renderer=getattr(config, "renderer", None),
+        num_envs=num_envs or config.num_envs,  # pyright: ignore[reportAttributeAccessIssue]  (else num_envs is given)
+        groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
+        threads=config.threads,
     )  # fmt: skip
 
 
@@ -191,7 +215,7 @@ def begin(seed: int, threads: int) -> None:
 
 
 def _keep_memory() -> None:
-    """Let glibc keep freed memory: returning every large tensor to the kernel costs a third of a training step."""
+    """Let glibc keep freed memory: giving every large tensor back costs a third of a training step."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):

@@ -37,7 +37,7 @@ class ActionHuberCfg:
 def action_huber(
     student: StudentOutput, teacher: TeacherOutput, batch: TensorDict, *, delta: float
 ) -> Tensor:
-    """Return the Huber distance between actions, averaged over A, as (B, T); divided by delta, so its slope is 1."""
+    """Return the Huber distance between actions, averaged over A, as (B, T); over delta: its slope is 1."""
     return (
         functional.huber_loss(student.action, teacher.action, reduction="none", delta=delta).mean(-1) / delta
     )

@@ -1,7 +1,7 @@
 """The signature of a distillation loss.
 
-`loss(student, teacher, batch) -> (B, T)`, unreduced; the engine masks, averages and weights. Shapes: B samples,
-T steps, A actions. A config has a `weight` field and `build() -> DistillLoss`.
+`loss(student, teacher, batch) -> (B, T)`, unreduced; the engine masks, averages and weights. Shapes: B
+samples, T steps, A actions. A config has a `weight` field and `build() -> DistillLoss`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Auxiliary regression: the student says where privileged things are (the goal), so that its eyes learn to look.
+"""Auxiliary regression: the student says where privileged things are (the goal): its eyes learn to look.
 
 Source: the auxiliary position head of DEXTRAH (Lum et al. 2024); here the squared error in units of `scale`.
 Shapes: B samples, T steps.

@@ -1,14 +1,16 @@
 """A convolutional encoder of depth pictures that says where things are: key points in metres.
 
-Source: Levine et al. (2016), End-to-end training of deep visuomotor policies, sec. 5.1 (spatial softmax). Here
-each attention map is standardised before the softmax, or it stays flat and learning waits on a plateau, and it
-averages the pixels' *points* (ray times depth) in the camera's frame, so a key point is linear in what it shows.
+Source: Levine et al. (2016), End-to-end training of deep visuomotor policies, sec. 5.1 (spatial softmax).
+Here each attention map is standardised before the softmax, or it stays flat and learning waits on a plateau,
+and it averages the pixels' *points* (ray times depth) in the camera's frame, so a key point is linear in what
+it shows.
 Shapes: B pictures, C channels, H rows, W columns, K key points.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ SHARPNESS = 2.0  # first scale of the standardised attention
 
 
 class KeypointEncoder(nn.Module):
-    """(B, 1, H, W) float in [0, 1], 0 at the camera's near and 1 at its far -> (B, 3 K) metres, camera frame."""
+    """(B, 1, H, W) in [0, 1], 0 at the camera's near and 1 at its far -> (B, 3 K) metres, camera frame."""
 
     rays: Tensor  # (cells, 3) the point at depth 1 m that each cell looks at: right, up, ahead
 
@@ -30,20 +32,20 @@ class KeypointEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, channels[0], KERNEL, STRIDE, padding=PADDING)
-        pairs = zip(channels[:-1], channels[1:], strict=True)
-        self.body = nn.ModuleList(nn.Conv2d(left, right, 3, padding=1) for left, right in pairs)
+        self.body = nn.ModuleList(nn.Conv2d(left, right, 3, padding=1) for left, right in pairwise(channels))
         self.attention = nn.Conv2d(channels[-1], keypoints, 1)
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
         self.rows, self.columns = _pixels(camera.height), _pixels(camera.width)
         self.register_buffer("rays", _rays(camera), persistent=False)
         self.near_m, self.depth_m = camera.near_m, camera.far_m - camera.near_m
         self.size = 3 * keypoints
-        self.bfloat16 = bfloat16
-        self.to(memory_format=torch.channels_last)  # a third faster on CPU
+        self.in_bfloat16 = bfloat16
+        # a third faster on CPU; torch declares no such overload
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, picture: Tensor) -> Tensor:
         """Return key points (B, 3 K), float32; in training the convolutions may run in bfloat16."""
-        with torch.autocast(picture.device.type, torch.bfloat16, enabled=self.bfloat16 and self.training):
+        with torch.autocast(picture.device.type, torch.bfloat16, enabled=self.in_bfloat16 and self.training):
             hidden = functional.relu(self.stem(picture.contiguous(memory_format=torch.channels_last)))
             for layer in self.body:
                 hidden = functional.relu(layer(hidden))

@@ -6,16 +6,21 @@ correction after ResiP (Ankile et al. 2024). Shapes: B environments, A action di
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from rsl_rl.models import MLPModel
+
+    from robokd.students.base import Student
+
 BASE, FEATURES = "base_action", "features"
 
 
-def zero_last_layer(actor: Any) -> None:
+def zero_last_layer(actor: MLPModel) -> None:
     """Make an rsl_rl actor say exactly 0, so that the composed policy is the base bit for bit."""
     last = [layer for layer in actor.mlp if isinstance(layer, nn.Linear)][-1]
     nn.init.zeros_(last.weight)
@@ -30,7 +35,7 @@ def compose(base: Tensor, residual: Tensor, scale: float) -> Tensor:
 class RefinedPolicy:
     """Student plus residual at work; deterministic, never learns. The Policy protocol of evaluate."""
 
-    def __init__(self, student: Any, actor: Any, scale: float, count: int) -> None:
+    def __init__(self, student: Student, actor: MLPModel, scale: float, count: int) -> None:
         self.student, self.actor, self.scale = student, actor, scale
         self.inputs = student.inputs
         self._state = student.initial_state(count)

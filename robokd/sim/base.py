@@ -14,8 +14,8 @@ class Sim(Protocol):
     """N worlds of one compiled model.
 
     `get` returns live views: they change with every step. State fields (qpos, qvel, ctrl, mocap_pos ...) are
-    written by `set`; derived fields (site_xpos, geom_xpos ...) follow at the next step or forward; model fields
-    (cam_pos, actuator_gainprm ...) become per-world by the first `set`.
+    written by `set`; derived fields (site_xpos, geom_xpos ...) follow at the next step or forward; model
+    fields (cam_pos, actuator_gainprm ...) become per-world by the first `set`.
     """
 
     num_envs: int
@@ -24,7 +24,7 @@ class Sim(Protocol):
     model: Any  # the compiled MjModel, shared by all worlds
 
     def step(self, ctrl: Tensor, substeps: int) -> None:
-        """Advance every world by `substeps` of physics_dt under ctrl (N, nu); derived fields are current after."""
+        """Step all worlds by `substeps` of physics_dt under ctrl (N, nu); derived fields are current then."""
         ...
 
     def forward(self, mask: Tensor | None = None) -> None:

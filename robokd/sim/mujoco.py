@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import mujoco
 
 STATE_FIELDS = (
-    "time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat",
+    "time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl", "qfrc_applied", "xfrc_applied", "mocap_pos",
+    "mocap_quat",
 )  # fmt: skip
 
 
@@ -149,7 +150,7 @@ class MujocoSim:
             return _tensor(np.broadcast_to(shared, (self.num_envs, *shared.shape)))
 
 
-def _ids(mask: Tensor | None) -> Any:
+def _ids(mask: Tensor | None) -> np.ndarray | None:
     return None if mask is None else mask.numpy()
 
 

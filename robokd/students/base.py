@@ -6,12 +6,13 @@ Shapes: B environments or samples, A action dimensions, F features. A config's
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from robokd.specs import CameraSpec
 
@@ -46,6 +47,38 @@ class Student(Protocol):
 
     def update_normalizers(self, obs: TensorDict) -> None:
         """Let the normalisers inside see observations (B, ...)."""
+        ...
+
+
+class StudentModule(Student, Protocol):
+    """A Student with what learning uses of its being a torch module."""
+
+    def __call__(self, obs: TensorDict, state: TensorDict) -> tuple[StudentOutput, TensorDict]:
+        """See Student.forward."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """See nn.Module."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """See nn.Module."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
+        """See nn.Module."""
+        ...
+
+    def train(self) -> Self:
+        """See nn.Module."""
+        ...
+
+    def eval(self) -> Self:
+        """See nn.Module."""
+        ...
+
+    def requires_grad_(self, requires_grad: bool) -> Self:
+        """See nn.Module."""
         ...
 
 

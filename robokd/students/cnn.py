@@ -1,7 +1,7 @@
 """A convolutional student: key points of each camera beside proprioception.
 
-The estimates (where the goal is) come from a head of their own on the pictures and joints; detached, they feed
-the action head, so that imitation cannot bend them.
+The estimates (where the goal is) come from a head of their own on the pictures and joints; detached, they
+feed the action head, so that imitation cannot bend them.
 """
 
 from __future__ import annotations
@@ -99,4 +99,6 @@ class CnnStudent(nn.Module):
     def update_normalizers(self, obs: TensorDict) -> None:
         """See Student."""
         for name in self.groups:
-            self.normalizers[name].update(obs[name])
+            normalizer = self.normalizers[name]
+            assert isinstance(normalizer, Normalizer)
+            normalizer.update(obs[name])

@@ -60,9 +60,10 @@ class PpoCfg:
         storage = RolloutStorage("rl", num_envs, self.steps_per_iteration, obs, [num_actions], device)
         return PPO(
             self._actor(obs, num_actions), self._critic(obs), storage, num_learning_epochs=self.epochs,
-            num_mini_batches=self.mini_batches, clip_param=self.clip, gamma=self.discount, lam=self.gae_lambda,
-            value_loss_coef=self.value_weight, entropy_coef=self.entropy, learning_rate=self.learning_rate,
-            max_grad_norm=self.max_grad_norm, schedule="adaptive", desired_kl=self.desired_kl, device=device,
+            num_mini_batches=self.mini_batches, clip_param=self.clip, gamma=self.discount,
+            lam=self.gae_lambda, value_loss_coef=self.value_weight, entropy_coef=self.entropy,
+            learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm, schedule="adaptive",
+            desired_kl=self.desired_kl, device=device,
         )  # fmt: skip
 
     def build(self, obs: TensorDict, num_actions: int, tensors: dict[str, Any]) -> PpoTeacher:

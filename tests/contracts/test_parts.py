@@ -23,8 +23,9 @@ PROPRIO = ObsSpec(
 def _task_env(task: str, sim: str, renderer: str, num_envs: int, space: str = "seen"):
     config = registry.find("task", task)()
     known = config.build(
-        sim=registry.find("sim", sim)(), renderer=None, num_envs=1, groups=("proprio",), draws=Draws(0, "test")
-    )
+        sim=registry.find("sim", sim)(), renderer=None, num_envs=1, groups=("proprio",),
+        draws=Draws(0, "test"),
+    )  # fmt: skip
     groups = (*known.obs_specs, *known.camera_specs)
     known.close()
     return config.build(
@@ -108,7 +109,8 @@ def _observations(count: int) -> TensorDict:
     groups = {"proprio": torch.randn(count, 3, generator=generator)}
     for camera in CAMERAS:
         pixels = torch.randint(0, 256, (count, *camera.shape), generator=generator)
-        groups[camera.name] = pixels.to(torch.uint8) if camera.encoding == "depth_u8" else (pixels / 128).half()
+        is_byte = camera.encoding == "depth_u8"
+        groups[camera.name] = pixels.to(torch.uint8) if is_byte else (pixels / 128).half()
     return TensorDict(groups, batch_size=[count])
 
 
@@ -119,7 +121,8 @@ def test_a_student_is_the_same_on_one_robot_and_on_many(name):
     for i in range(5):
         one, _ = student.forward(obs[i : i + 1], student.initial_state(1))
         assert torch.allclose(one.action[0], many.action[i], atol=1e-5)
-        assert torch.allclose(one.estimates["goal_position"][0], many.estimates["goal_position"][i], atol=1e-5)
+        alone, among = (said.estimates["goal_position"][j] for said, j in ((one, 0), (many, i)))
+        assert torch.allclose(alone, among, atol=1e-5)
     assert many.action.shape == (5, 7)
     assert many.features.shape == (5, student.feature_size)
     assert set(student.inputs) == {"proprio", "front", "wrist"}

@@ -87,7 +87,7 @@ def gone_within(pid: int, seconds: float) -> bool:
 def test_a_deployment_leaves_a_whole_run_and_the_robot_saw_no_limit_broken(bundle, tmp_path):
     path = deploy(config(bundle, tmp_path, "episodes=2"))
     summary, run = json.loads(path.read_text()), Run.open(path.parent)
-    assert summary["success"]["n"] == 2
+    assert summary["success"]["episodes"] == 2
     assert summary["stop_reason"] == "end"
     assert 2 * HORIZON_S / 0.04 - 4 <= summary["ticks"] <= 2 * HORIZON_S / 0.04 + 2
     assert summary["safety"] == {}

@@ -17,7 +17,7 @@ from tests.conftest import TINY
 
 LONGER = {
     "teach": ["teacher.iterations=40"],
-    "distill": ["dagger.rounds=24"],
+    "distill": ["dagger.rounds=80"],
     "refine": ["teacher.iterations=24"],
 }
 PATIENCE_S = 120

@@ -246,7 +246,7 @@ def test_help_names_stages_keys_parts_and_defaults(stages, capsys):
         "num_envs=256                       environments simulated at once",
         "known: action_huber, estimate, latent",
         "loss.estimate.weight=1.0",
-        "dagger.rounds=80 ",
+        "dagger.rounds=60 ",
         "cameras=[front]",
     ):
         assert text in out

@@ -57,7 +57,7 @@ def test_golden_values_do_not_change_between_versions():
 
 
 def test_unknown_stream_names_the_known_ones():
-    with pytest.raises(ValueError, match="no stream named 'tset'. Known: train, validation, test"):
+    with pytest.raises(ValueError, match=r"no stream named 'tset'\. Known: train, validation, test"):
         Draws(0, "tset")
 
 

@@ -120,9 +120,9 @@ def test_a_nan_action_is_refused(make_env):
 
 def test_a_camera_that_does_not_exist_is_named(make_env):
     with pytest.raises(
-        UserError, match=r"no observation group or camera named 'fromt'.*Known: .*front, wrist"
+        UserError, match=r"no observation group or camera named 'frnot'.*Known: .*front, wrist"
     ):
-        make_env(2, ("proprio", "fromt"))
+        make_env(2, ("proprio", "frnot"))
 
 
 def test_no_environments_are_refused(make_env):
@@ -135,7 +135,7 @@ def test_contract_differences_are_named(make_env):
     saved = contract(env, ("proprio",))
     saved["action"]["control_dt"] = 0.02
     with pytest.raises(
-        UserError, match="the teacher does not fit this task: action.control_dt: wanted 0.02, got 0.04"
+        UserError, match=r"the teacher does not fit this task: action\.control_dt: wanted 0\.02, got 0\.04"
     ):
         check_contract(saved, env, "the teacher")
 

@@ -25,8 +25,8 @@ from robokd.specs import (
 )
 
 SPEC = ActionSpec(
-    names=("a", "b"), scale=(0.06, 0.1), control_dt=0.04, position_lower=(-1.0, -0.2), position_upper=(1.0, 0.3),
-    velocity=(2.0, 1.0), acceleration=(10.0, 7.5),
+    names=("a", "b"), scale=(0.06, 0.1), control_dt=0.04,
+    position_lower=(-1.0, -0.2), position_upper=(1.0, 0.3), velocity=(2.0, 1.0), acceleration=(10.0, 7.5),
 )  # fmt: skip
 LIMITS = Limits.of(SPEC)
 actions = st.lists(st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=2), min_size=1, max_size=60)
@@ -40,7 +40,7 @@ def test_hand_value_of_a_first_step():
 
 
 def test_hand_value_of_the_braking_curve():
-    # units of a dt^2 = 0.1: from rate 3 units, 3 + 2 + 1 = 6 units are covered; from 2.5, 2.5 + 1.5 + 0.5 = 4.5
+    # units of a dt^2 = 0.1: from rate 3, 3 + 2 + 1 = 6 units are covered; from 2.5, 2.5 + 1.5 + 0.5 = 4.5
     assert braking_rate(np.array(0.6), np.array(1.0), np.sqrt(0.1)) == pytest.approx(3 * np.sqrt(0.1))
     assert braking_rate(np.array(0.45), np.array(1.0), np.sqrt(0.1)) == pytest.approx(2.5 * np.sqrt(0.1))
 
