@@ -17,11 +17,12 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
-from robokd.config import dump, load
+from robokd.config import load
 from robokd.env.base import VecEnv
 from robokd.intervals import paired, wilson
 from robokd.learn import dagger, residual, teach
 from robokd.learn.rollout import Outcomes, Policy, rollout
+from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.residual import RefinedPolicy
 from robokd.run import Run, write_atomic
 from robokd.students.base import StudentPolicy
@@ -76,22 +77,15 @@ def load_policy(run: Run, checkpoint: str, env: VecEnv) -> Policy:
 
 def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
     """Evaluate a run on the test episodes, beside a baseline if one is named; return the summary's path."""
-    teach.begin(config.seed, config.threads)
+    begin(config.seed, config.threads)
     parent = Run.open(config.run)
     baseline = Run.open(config.baseline) if config.baseline else None
     parents = [parent, baseline] if baseline else [parent]
-    run = resume or Run.create(
-        config.runs,
-        task=config.task.name,
-        stage="evaluate",
-        config=dump(config),
-        parents=parents,
-        seed=config.seed,
-    )
+    run = resume or create_run(config, "evaluate", parents)
     spaces = {space: _judge(config, parent, space) for space in dict.fromkeys(("seen", *config.spaces))}
     seen = spaces["seen"][0]
     summary: dict[str, Any] = {
-        "task": config.task.name, "sim": config.sim.name, "device": config.device, "policy": parent.stage,
+        **shared_fields(config), "policy": parent.stage,
         "episodes": config.episodes, "success": wilson(seen.success.numpy()),
         "return_mean": seen.returns.mean().item(), "steps_mean": seen.steps.float().mean().item(),
         "action_saturation": seen.saturation,
@@ -124,7 +118,7 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
 def _judge(config: EvaluateConfig, run: Run, space: str, spoil: str | None = None) -> tuple[Outcomes, int]:
     """Return the outcomes of a run's policy on the test episodes of a space, and the frames rendered."""
     groups = policy_groups(run)
-    env = teach.build_env(config, groups, "test", space=space, num_envs=min(config.num_envs, config.episodes))
+    env = build_env(config, groups, "test", space=space, num_envs=min(config.num_envs, config.episodes))
     policy = load_policy(run, config.checkpoint, env)
     cameras = tuple(name for name in groups if name in env.camera_specs)
     outcomes = rollout(env, policy, config.episodes, ablation(spoil, cameras) if spoil else None)

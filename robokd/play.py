@@ -12,7 +12,7 @@ import torch
 
 from robokd import UserError
 from robokd.evaluate import load_policy, policy_groups
-from robokd.learn.teach import begin, build_env
+from robokd.learn.stage import begin, build_env
 from robokd.run import Run
 from robokd.specs import CameraSpec
 

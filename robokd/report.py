@@ -127,7 +127,7 @@ def _sight(stages: dict[str, Run]) -> str:
     config = compose("play", [f"run={run.path}"], run.config)
     from robokd.evaluate import load_policy, policy_groups
     from robokd.learn.rollout import pictures
-    from robokd.learn.teach import build_env
+    from robokd.learn.stage import build_env
 
     env = build_env(config, policy_groups(run), "test", num_envs=1)
     shots = pictures(env, load_policy(run, "best", env), count=8)

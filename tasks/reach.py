@@ -6,6 +6,7 @@ joints and depth pictures. Frames: everything in the arm's base frame, which is 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,7 +71,9 @@ class ReachCfg:
         task = Reach(self)
         worlds = sim.build(task.scene(), num_envs, device, threads)
         cameras = [spec for name, spec in task.camera_specs().items() if name in groups]
-        eyes = renderer.build(worlds, cameras) if renderer is not None and cameras else None
+        eyes = None
+        if renderer is not None and cameras:
+            eyes = dataclasses.replace(renderer, threads=renderer.threads or threads).build(worlds, cameras)
         return NativeEnv(task, worlds, eyes, groups, draws, space)
 
 

@@ -24,7 +24,7 @@ from robokd.env.base import TaskEnv, VecEnv, contract
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import write_bundle
 from robokd.export.parity import MAX_ABS, parity
-from robokd.learn.teach import begin, build_env
+from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.action import ActionDecoder
 from robokd.nets.residual import RefinedPolicy, compose
 from robokd.run import Run
@@ -73,14 +73,7 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     parent = Run.open(config.run)
     if parent.stage not in ("distill", "refine"):
         raise UserError(f"a {parent.stage} run cannot be exported: it acts on what only a simulator knows")
-    run = resume or Run.create(
-        config.runs,
-        task=config.task.name,
-        stage="export",
-        config=dump(config),
-        parents=[parent],
-        seed=config.seed,
-    )
+    run = resume or create_run(config, "export", [parent])
     env = build_env(config, policy_groups(parent), "test", num_envs=STREAM_ENVS)
     policy = cast("StudentPolicy | RefinedPolicy", load_policy(parent, config.checkpoint, env))
     graph = PolicyGraph(policy, env).eval()
@@ -94,7 +87,7 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     manifest = make_manifest(config, env, graph, samples[0], parent, largest)
     digest = write_bundle(out, manifest, {"policy.onnx": data, "samples.json": golden(graph, samples[:8])})
     return run.write_summary({
-        "task": config.task.name, "sim": config.sim.name, "device": "cpu", "parity_max_abs": largest,
+        **shared_fields(config), "parity_max_abs": largest,
         "parity": worst, "opset": OPSET, "inputs": manifest["graph"]["inputs"],
         "outputs": manifest["graph"]["outputs"], "bytes": out.stat().st_size, "sha256": digest,
         "bundle": str(out), "env_steps": config.parity_samples,

@@ -16,13 +16,14 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
-from robokd.config import dump, load
+from robokd.config import load
 from robokd.draws import Draws
 from robokd.env.base import VecEnv, check_contract, contract
 from robokd.learn.buffer import Buffer, columns_of, planned_bytes
 from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.schedule import cosine, mixing
-from robokd.learn.teach import begin, build_env, load_teacher
+from robokd.learn.stage import begin, build_env, create_run, shared_fields
+from robokd.learn.teach import load_teacher
 from robokd.losses.base import DistillLoss, TeacherOutput
 from robokd.progress import Progress
 from robokd.run import Run
@@ -50,14 +51,7 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     env = build_env(config, tuple(dict.fromkeys((*student_groups, *teacher_groups))), "train")
     teacher = load_teacher(parent, config.checkpoint, env)
     frozen = teacher.sha256()
-    run = resume or Run.create(
-        config.runs,
-        task=config.task.name,
-        stage="distill",
-        config=dump(config),
-        parents=[parent],
-        seed=config.seed,
-    )
+    run = resume or create_run(config, "distill", [parent])
     env.failures = run.path / "failures"
     count = config.dagger.evaluate_episodes
     validation = build_env(config, student_groups, "validation", num_envs=count)
@@ -68,9 +62,9 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     totals = engine.train(lambda: rollout(validation, StudentPolicy(student, count), count), taught)
     if teacher.sha256() != frozen:
         raise RuntimeError("the teacher changed while it was distilled")
-    shared = {"task": config.task.name, "sim": config.sim.name, "device": config.device}
     parameters = sum(value.numel() for value in student.parameters())
-    return run.write_summary({**totals, **shared, "teacher_sha256": frozen, "student_parameters": parameters})
+    own = {"teacher_sha256": frozen, "student_parameters": parameters}
+    return run.write_summary({**totals, **shared_fields(config), **own})
 
 
 class Dagger:

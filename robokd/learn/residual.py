@@ -13,11 +13,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.config import dump, load
+from robokd.config import load
 from robokd.env.base import VecEnv, check_contract, contract
 from robokd.learn.dagger import build_student, load_student, student_inputs
 from robokd.learn.rollout import Outcomes, rollout
-from robokd.learn.teach import begin, build_env, optimise
+from robokd.learn.stage import begin, build_env, create_run, shared_fields
+from robokd.learn.teach import optimise
 from robokd.nets.residual import BASE, FEATURES, RefinedPolicy, compose, with_base, zero_last_layer
 from robokd.run import Run
 from robokd.students.base import Student, StudentModule
@@ -38,14 +39,7 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
     wanted = tuple(group for group in asked if group not in (BASE, FEATURES))
     inner = build_env(config, tuple(dict.fromkeys((*seen, *wanted))), "train")
     student = load_student(parent, config.checkpoint, inner)
-    run = resume or Run.create(
-        config.runs,
-        task=config.task.name,
-        stage="refine",
-        config=dump(config),
-        parents=[parent],
-        seed=config.seed,
-    )
+    run = resume or create_run(config, "refine", [parent])
     inner.failures = run.path / "failures"
     env = ResidualEnv(inner, student, config.residual_scale, asked)
     algorithm = settings.algorithm(env.get_observations(), env.num_actions, config.device)
@@ -64,9 +58,7 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
         "student_config": parent.config,
     }
     totals = optimise(env, algorithm, settings, run, validate, extra)
-    return run.write_summary(
-        {**totals, "task": config.task.name, "sim": config.sim.name, "device": config.device}
-    )
+    return run.write_summary({**totals, **shared_fields(config)})
 
 
 class ResidualEnv:

@@ -7,24 +7,21 @@ Shapes: N environments, A action dimensions.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rsl_rl.algorithms import PPO
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.config import dump, load
-from robokd.draws import Draws
-from robokd.env.base import TaskEnv, VecEnv, check_contract, contract
+from robokd.config import load
+from robokd.env.base import VecEnv, check_contract, contract
 from robokd.learn.rollout import SATURATED, Outcomes, rollout
+from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.progress import Progress
 from robokd.run import Run
 from robokd.teachers.ppo import PpoCfg, PpoTeacher
@@ -32,26 +29,11 @@ from robokd.teachers.ppo import PpoCfg, PpoTeacher
 if TYPE_CHECKING:
     from robokd.config import TeachConfig
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt(3)
-_KEEP_BYTES = 1 << 30
-
-
-class StageConfig(Protocol):
-    """What the config of every stage that simulates has; `renderer` only where a stage may see."""
-
-    task: Any  # a registered part, as are sim and renderer
-    sim: Any
-    seed: int
-    device: str
-    threads: int
-
 
 def teach(config: TeachConfig, resume: Run | None = None) -> Path:
     """Train a teacher and return the path of its summary."""
     begin(config.seed, config.threads)
-    run = resume or Run.create(
-        config.runs, task=config.task.name, stage="teach", config=dump(config), parents=[], seed=config.seed
-    )
+    run = resume or create_run(config, "teach")
     settings: PpoCfg = config.teacher
     groups = tuple(dict.fromkeys((*settings.actor_groups, *settings.critic_groups)))
     env = build_env(config, groups, "train")
@@ -66,9 +48,7 @@ def teach(config: TeachConfig, resume: Run | None = None) -> Path:
 
     extra = {"contract": contract(env, settings.actor_groups)}
     totals = optimise(env, algorithm, settings, run, validate, extra)
-    return run.write_summary(
-        {**totals, "task": config.task.name, "sim": config.sim.name, "device": config.device}
-    )
+    return run.write_summary({**totals, **shared_fields(config)})
 
 
 def optimise(
@@ -188,35 +168,3 @@ def load_teacher(run: Run, checkpoint: str, env: VecEnv) -> PpoTeacher:
     settings: PpoCfg = load("teach", run.config).teacher
     rows = {group: torch.zeros(1, env.obs_specs[group].size) for group in settings.actor_groups}
     return settings.build(TensorDict(rows, batch_size=[1]), env.num_actions, saved)
-
-
-def build_env(
-    config: StageConfig,
-    groups: tuple[str, ...],
-    stream: str,
-    *,
-    num_envs: int | None = None,
-    space: str = "seen",
-) -> TaskEnv:
-    """Return the config's task with these groups; `stream` names whose draws it uses."""
-    return config.task.build(
-        sim=config.sim, renderer=getattr(config, "renderer", None),
-        num_envs=num_envs or config.num_envs,  # pyright: ignore[reportAttributeAccessIssue]  (else num_envs is given)
-        groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
-        threads=config.threads,
-    )  # fmt: skip
-
-
-def begin(seed: int, threads: int) -> None:
-    """Seed torch and give it its threads (0: all cores), the same number for the same result."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    _keep_memory()
-
-
-def _keep_memory() -> None:
-    """Let glibc keep freed memory: giving every large tensor back costs a third of a training step."""
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            mallopt(option, _KEEP_BYTES)

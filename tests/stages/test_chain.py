@@ -48,7 +48,7 @@ def test_the_checkpoint_of_a_teacher_is_what_rsl_rl_s_runner_reads(chain):
     from rsl_rl.runners import OnPolicyRunner
 
     from robokd.config import load
-    from robokd.learn.teach import build_env
+    from robokd.learn.stage import build_env
 
     config = load("teach", Run.open(chain["teach"]).config)
     settings = config.teacher

@@ -1,0 +1,79 @@
+"""What every stage that simulates begins with: seeds and threads, its run folder, its environment."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from robokd.config import dump
+from robokd.draws import Draws
+from robokd.env.base import TaskEnv
+from robokd.run import Run
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt(3)
+_KEEP_BYTES = 1 << 30
+
+
+class StageConfig(Protocol):
+    """What the config of every stage that simulates has; `renderer` only where a stage may see."""
+
+    task: Any  # a registered part, as are sim and renderer
+    sim: Any
+    runs: str
+    seed: int
+    device: str
+    threads: int
+
+
+def begin(seed: int, threads: int) -> None:
+    """Seed torch and give it its threads (0: all cores), the same number for the same result."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    _keep_memory()
+
+
+def create_run(config: StageConfig, stage: str, parents: Sequence[Run] = ()) -> Run:
+    """Return a fresh run folder of this stage."""
+    return Run.create(
+        config.runs,
+        task=config.task.name,
+        stage=stage,
+        config=dump(config),
+        parents=parents,
+        seed=config.seed,
+    )
+
+
+def shared_fields(config: StageConfig) -> dict[str, str]:
+    """Return what every summary says of the config."""
+    return {"task": config.task.name, "sim": config.sim.name, "device": config.device}
+
+
+def build_env(
+    config: StageConfig,
+    groups: tuple[str, ...],
+    stream: str,
+    *,
+    num_envs: int | None = None,
+    space: str = "seen",
+) -> TaskEnv:
+    """Return the config's task with these groups; `stream` names whose draws it uses."""
+    return config.task.build(
+        sim=config.sim, renderer=getattr(config, "renderer", None),
+        num_envs=num_envs or config.num_envs,  # pyright: ignore[reportAttributeAccessIssue]  (else num_envs is given)
+        groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
+        threads=config.threads,
+    )  # fmt: skip
+
+
+def _keep_memory() -> None:
+    """Let glibc keep freed memory: giving every large tensor back costs a third of a training step."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            mallopt(option, _KEEP_BYTES)
