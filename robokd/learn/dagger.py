@@ -135,7 +135,6 @@ class Dagger:
         """Act with teacher or student, label every observation before its step, store the rows."""
         env, settings = self.env, self.settings
         obs = env.get_observations()
-        places = torch.arange(env.num_envs)
         stored = []
         for _ in range(settings.steps_per_round):
             label = self.teacher.act(obs)
@@ -144,7 +143,7 @@ class Dagger:
             if beta < 1.0:
                 actions = self.policy.act(obs)
                 # one of the two drives a whole episode, or the teacher would only ever see its own repairs
-                driven = self.draws.uniform("beta", env.state.episode_id, 0, 1)[places, 0] < beta
+                driven = self.draws.uniform("beta", env.state.episode_id, 0, 1)[:, 0] < beta
                 actions = torch.where(driven[:, None], label, actions)
             obs, _, dones, _ = env.step(actions)
             self.policy.reset(dones.bool())
@@ -247,7 +246,7 @@ class Dagger:
         state = {
             "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "totals": self.totals, "env": self.env.snapshot(), "rng": torch.get_rng_state(),
-            "contract": contract(self.env, self.student.inputs), "targets": dict(self.student.targets),
+            "contract": contract(self.env, self.student.inputs), "memory": dict(self.policy.state.items()),
         }  # fmt: skip
         self.run.save_checkpoint(self.totals["round"], state, best=is_best)
 
@@ -260,6 +259,7 @@ class Dagger:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.env.restore(saved["env"])
         self.totals.update(saved["totals"])
+        self.policy.state.update(saved["memory"])
         torch.set_rng_state(saved["rng"])
         self._allocate(
             self._rows(self.env.get_observations(), torch.zeros(self.env.num_envs, self.env.num_actions))

@@ -88,17 +88,17 @@ class StudentPolicy:
     def __init__(self, student: Student, count: int) -> None:
         self.student = student
         self.inputs = student.inputs
-        self._state = student.initial_state(count)
+        self.state = student.initial_state(count)
 
     def act(self, obs: TensorDict) -> Tensor:
         """Return clipped actions (B, A)."""
         with torch.no_grad():
-            output, self._state = self.student.forward(obs, self._state)
+            output, self.state = self.student.forward(obs, self.state)
         return output.action.clip(-1, 1)
 
     def reset(self, mask: Tensor) -> None:
         """Begin the episodes of mask (B,) afresh."""
-        self._state = self.student.reset(self._state, mask)
+        self.state = self.student.reset(self.state, mask)
 
 
 def picture(encoded: Tensor, camera: CameraSpec) -> Tensor:
