@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 STREAM_ENVS = 16  # environments that parity samples come from
+AGE_BUDGET_S = 0.2  # oldest data that a command may rest on: five control periods of the simulated robot
 
 
 class PolicyGraph(nn.Module):
@@ -153,7 +154,7 @@ def make_manifest(
             "outputs": {name: _describe(value) for name, value in outputs.items()},
         },
         "start": {"joint_pos_lower": start[0], "joint_pos_upper": start[1]},
-        "ages_s": dict.fromkeys(graph.inputs, 0.1),
+        "ages_s": dict.fromkeys(graph.inputs, AGE_BUDGET_S),
         "lineage": [{"path": parent.path.name, "stage": parent.stage, "sha256": parent.sha256()}],
         "evaluation": {"validation_success": parent.read_summary().get("validation_success")},
         "parity_max_abs": largest,
