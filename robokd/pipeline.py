@@ -7,18 +7,15 @@ that was cut off.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robokd.config import dump
-from robokd.run import Run, write_atomic
+from robokd.run import Run
 
 if TYPE_CHECKING:
     from robokd.config import PipelineConfig
-
-STAGES = "stages.json"  # name of a step -> run folder, written when the step begins
 
 
 def pipeline(config: PipelineConfig, resume: Run | None = None) -> Path:
@@ -70,9 +67,7 @@ class Steps:
     """The steps of one pipeline: begins, resumes or skips each."""
 
     def __init__(self, run: Run) -> None:
-        self._file = run.path / STAGES
         self._folder = run.path
-        self._paths: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self.runs: dict[str, Run] = {}
 
     def do(
@@ -91,8 +86,6 @@ class Steps:
             stage(config, found)
             found = self._find(name)
             assert found is not None, f"stage {name} left no run in {config.runs}"
-        self._paths[name] = str(found.path)
-        write_atomic(self._file, json.dumps(self._paths, indent=1).encode())
         self.runs[name] = found
         return found
 

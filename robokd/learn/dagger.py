@@ -142,7 +142,7 @@ class Dagger:
             actions = label
             if beta < 1.0:
                 actions = self.policy.act(obs)
-                # one of the two drives a whole episode, or the teacher would only ever see its own repairs
+                # drawn by episode, so an episode changes hands at most once, when beta falls below its draw
                 driven = self.draws.uniform("beta", env.state.episode_id, 0, 1)[:, 0] < beta
                 actions = torch.where(driven[:, None], label, actions)
             obs, _, dones, _ = env.step(actions)
