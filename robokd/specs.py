@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROLES = ("proprio", "history", "camera", "privileged")
-ENCODINGS = {"depth_u8": np.uint8, "depth_f16": np.float16}
+# encoding -> numpy type and channels of a pixel; see vision/encode.py for what the numbers mean
+ENCODINGS = {
+    "depth_u8": (np.uint8, 1), "depth_f16": (np.float16, 1), "rgb_u8": (np.uint8, 3),
+    "segment_i16": (np.int16, 1),
+}  # fmt: skip
 Array = TypeVar("Array", np.ndarray, "Tensor")
 ToArray = Callable[[tuple[float, ...]], Any]  # a row of numbers -> its array
 
@@ -61,13 +65,14 @@ class ObsSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSpec:
-    """A depth camera: planar z in metres, encoded.
+    """A camera and what its images hold: depth (planar z), colour, or which geom is where.
 
     The nominal pose is of the lens in its mount body, in MuJoCo's camera frame (looks along -z, y up);
-    quaternion (w, x, y, z).
+    quaternion (w, x, y, z). Several specs may name one camera of the scene, e.g. its depth and its colour.
     """
 
-    name: str
+    name: str  # of the observation group
+    view: str = ""  # the scene's camera; empty = name
     width: int = 64  # pixels
     height: int = 64  # pixels
     fovy_deg: float = 60.0  # vertical field of view
@@ -90,12 +95,22 @@ class CameraSpec:
     @property
     def dtype(self) -> type:
         """Numpy type of an encoded pixel."""
-        return ENCODINGS[self.encoding]
+        return ENCODINGS[self.encoding][0]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an encoded image."""
-        return (1, self.height, self.width)
+        return (ENCODINGS[self.encoding][1], self.height, self.width)
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether the images hold planar depth."""
+        return self.encoding.startswith("depth")
+
+    @property
+    def scene_camera(self) -> str:
+        """Name of the camera in the scene."""
+        return self.view or self.name
 
     @property
     def step_m(self) -> float:

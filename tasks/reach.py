@@ -106,7 +106,7 @@ class Reach:
         for camera in self.camera_specs().values():
             body = spec.worldbody if camera.mount == "world" else spec.body(camera.mount)
             body.add_camera(
-                name=camera.name, pos=camera.position_m, quat=camera.quaternion_wxyz, fovy=camera.fovy_deg,
+                name=camera.scene_camera, pos=camera.position_m, quat=camera.quaternion_wxyz, fovy=camera.fovy_deg,
                 resolution=[camera.width, camera.height],
             )  # fmt: skip
         return spec

@@ -1,4 +1,4 @@
-"""The Renderer protocol: what turns the state of many worlds into encoded depth images.
+"""The Renderer protocol: what turns the state of many worlds into encoded images.
 
 A renderer's config is `@register("renderer", name)` with `build(sim, cameras) -> Renderer`: `sim` is a Sim,
 `cameras` every CameraSpec that will be asked for; what cannot be drawn is refused there and then.
@@ -24,13 +24,14 @@ class Renderer(Protocol):
     """Writes what the cameras of a simulation see."""
 
     def render(self, sim: Sim, cameras: Sequence[CameraSpec], out: Mapping[str, np.ndarray | Tensor]) -> None:
-        """Write each camera's images into out[camera.name] (N, 1, H, W), in place.
+        """Write each camera's images into out[camera.name] (N, *camera.shape), in place.
 
         Args:
             sim: the worlds, with derived fields up to date.
             cameras: some of those the renderer was built with.
-            out: buffers of the caller. Those of `camera.dtype` get encoded images (see encode.py), those of
-                float32 get planar depth in metres, 0 where nothing was hit within far.
+            out: buffers of the caller. Those of `camera.dtype` get encoded images (see encode.py); those of
+                float32 of a depth camera get planar depth in metres, 0 where nothing was hit within far.
+                Colour is RGB from 0 to 255, black where nothing is; a segment is the geom's index, or -1.
         """
         ...
 

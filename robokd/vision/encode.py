@@ -2,7 +2,7 @@
 
 "depth_u8": 1 at or nearer than near, 255 at far, linear between, 0 = miss. "depth_f16": metres, not nearer
 than near, 0 = miss. A miss is a pixel that hit nothing, or something beyond far, or that the sensor marked
-invalid (zero, negative or not finite).
+invalid (zero, negative or not finite). "rgb_u8" and "segment_i16" are written by renderers as they stand.
 """
 
 from __future__ import annotations
