@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robokd import UserError, registry
-from robokd.overrides import Override, compose_stage, experiment, flatten, parse, unknown_key
+from robokd.overrides import Override, as_typed, compose_stage, experiment, flatten, parse, unknown_key
 from robokd.schemas import (
     LINEAGE,
     SCHEMAS,
@@ -44,6 +44,7 @@ __all__ = [
     "dump",
     "load",
     "schema",
+    "words",
 ]
 
 StageConfig = Any  # an instance of one of SCHEMAS, or of a part: which one, only the name tells
@@ -93,6 +94,11 @@ def load(stage: str, data: Mapping[str, Any]) -> StageConfig:
 def dump(config: StageConfig) -> dict[str, Any]:
     """Return a configuration as data ready for JSON and YAML; parts are {"part": name, field: …}."""
     return _data(config)
+
+
+def words(stage: str, config: StageConfig) -> list[str]:
+    """Return the `key=value` words that compose a configuration, for a process of its own."""
+    return [f"{one.key}={as_typed(one.value)}" for one in flatten(schema(stage), dump(config))]
 
 
 def _data(value: StageConfig) -> StageConfig:

@@ -19,16 +19,17 @@ from torch import Tensor
 from robokd import UserError
 from robokd.config import load
 from robokd.env.base import VecEnv
+from robokd.files import write_atomic
 from robokd.intervals import paired, wilson
 from robokd.learn import dagger, residual, teach
 from robokd.learn.rollout import Outcomes, Policy, rollout
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.residual import RefinedPolicy
-from robokd.run import Run, write_atomic
+from robokd.run import Run
 from robokd.students.base import StudentPolicy
 
 if TYPE_CHECKING:
-    from robokd.config import EvaluateConfig
+    from robokd.config import EvaluateConfig, ExportConfig, PlayConfig
 
 ABLATIONS = ("blank", "shuffled", "frozen")
 
@@ -75,27 +76,36 @@ def load_policy(run: Run, checkpoint: str, env: VecEnv) -> Policy:
     raise UserError(f"a {run.stage} run has no policy; wanted a teach, distill or refine run: {run.path}")
 
 
+def check_policy(config: EvaluateConfig | ExportConfig | PlayConfig, run: Run) -> None:
+    """Raise UserError, before anything is begun, where the policy of a run does not fit the config's task."""
+    env = build_env(config, policy_groups(run), "test", num_envs=1)
+    load_policy(run, config.checkpoint, env)
+    env.close()
+
+
 def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
     """Evaluate a run on the test episodes, beside a baseline if one is named; return the summary's path."""
     begin(config.seed, config.threads)
     parent = Run.open(config.run)
     baseline = Run.open(config.baseline) if config.baseline else None
     parents = [parent, baseline] if baseline else [parent]
+    for one in parents:
+        check_policy(config, one)
     run = resume or create_run(config, "evaluate", parents)
     spaces = {space: _judge(config, parent, space) for space in dict.fromkeys(("seen", *config.spaces))}
-    seen = spaces["seen"][0]
+    seen = spaces["seen"]
     summary: dict[str, Any] = {
         **shared_fields(config), "policy": parent.stage,
         "episodes": config.episodes, "success": wilson(seen.success.numpy()),
         "return_mean": seen.returns.mean().item(), "steps_mean": seen.steps.float().mean().item(),
         "action_saturation": seen.saturation,
-        **{space: wilson(outcomes.success.numpy()) for space, (outcomes, _) in spaces.items()},
+        **{space: wilson(outcomes.success.numpy()) for space, outcomes in spaces.items()},
     }  # fmt: skip
-    steps, frames = sum(o.env_steps for o, _ in spaces.values()), sum(f for _, f in spaces.values())
-    columns = {f"success_{space}": outcomes.success.numpy() for space, (outcomes, _) in spaces.items()}
+    done = list(spaces.values())
+    columns = {f"success_{space}": outcomes.success.numpy() for space, outcomes in spaces.items()}
     if baseline:
-        other, more = _judge(config, baseline, "seen")
-        steps, frames = steps + other.env_steps, frames + more
+        other = _judge(config, baseline, "seen")
+        done.append(other)
         summary["paired"] = {
             "baseline": str(baseline.path),
             "stage": baseline.stage,
@@ -107,24 +117,23 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
     if config.ablations and parent.stage != "teach":
         uses = {name: _judge(config, parent, "seen", name) for name in ABLATIONS}
         summary["camera_use"] = {
-            name: wilson(outcomes.success.numpy())["rate"] for name, (outcomes, _) in uses.items()
+            name: wilson(outcomes.success.numpy())["rate"] for name, outcomes in uses.items()
         }
-        steps += sum(outcomes.env_steps for outcomes, _ in uses.values())
-        frames += sum(count for _, count in uses.values())
+        done += uses.values()
     write_atomic(run.path / "episodes.npz", _npz(columns))
-    return run.write_summary({**summary, "env_steps": steps, "frames_rendered": frames})
+    costs = {"env_steps": sum(o.env_steps for o in done), "frames_rendered": sum(o.frames for o in done)}
+    return run.write_summary({**summary, **costs})
 
 
-def _judge(config: EvaluateConfig, run: Run, space: str, spoil: str | None = None) -> tuple[Outcomes, int]:
-    """Return the outcomes of a run's policy on the test episodes of a space, and the frames rendered."""
+def _judge(config: EvaluateConfig, run: Run, space: str, spoil: str | None = None) -> Outcomes:
+    """Return the outcomes of a run's policy on the test episodes of a space."""
     groups = policy_groups(run)
     env = build_env(config, groups, "test", space=space, num_envs=min(config.num_envs, config.episodes))
     policy = load_policy(run, config.checkpoint, env)
     cameras = tuple(name for name in groups if name in env.camera_specs)
     outcomes = rollout(env, policy, config.episodes, ablation(spoil, cameras) if spoil else None)
-    frames = env.frames_rendered
     env.close()
-    return outcomes, frames
+    return outcomes
 
 
 def _npz(columns: dict[str, Any]) -> bytes:

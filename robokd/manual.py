@@ -85,15 +85,15 @@ def stage_defaults(stage: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in data.pop("defaults"):
         if isinstance(entry, dict):
-            found |= {key: _typed(value) for key, value in entry.items() if value != "???"}
+            found |= {key: overrides.as_typed(value) for key, value in entry.items() if value != "???"}
     values = overrides.flatten(SCHEMAS[stage], data)
-    return found | {one.key: _typed(one.value) for one in values}
+    return found | {one.key: overrides.as_typed(one.value) for one in values}
 
 
 def _rows(kind: type, prefix: str, given: dict[str, str]) -> Iterator[str]:
     """Yield a line for each key; `given` has what differs from the dataclasses' own defaults."""
     comments = field_comments(kind)
-    for field in dataclasses.fields(kind):
+    for field in overrides.ordered_fields(kind):
         key = f"{prefix}{field.name}"
         of = field.metadata.get("kind")
         if of:
@@ -105,7 +105,7 @@ def _rows(kind: type, prefix: str, given: dict[str, str]) -> Iterator[str]:
         else:
             factory = field.default_factory
             default = field.default if factory is dataclasses.MISSING else factory()
-            value = given.get(key, _typed(default))
+            value = given.get(key, overrides.as_typed(default))
             yield f"  {f'{key}={value}':<34} {comments.get(field.name, '')}".rstrip()
 
 
@@ -121,13 +121,6 @@ def _part_rows(key: str, kind: str, given: dict[str, str], inherited: bool) -> I
             yield from _rows(registry.find(kind, name), prefix, given)
 
 
-def _typed(value: object) -> str:
-    """Return a default as one would type it."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _first_line(kind: type) -> str:
     """Return the first line of a dataclass's own docstring."""
     text = (kind.__doc__ or "").strip()
@@ -135,7 +128,14 @@ def _first_line(kind: type) -> str:
 
 
 def field_comments(kind: type) -> dict[str, str]:
-    """Return the comment that stands on each field's line, by field."""
+    """Return the comment that stands on each field's line, by field, those it inherits included."""
+    found: dict[str, str] = {}
+    for owner in kind.__mro__[:-1]:
+        found = _own_comments(owner) | found
+    return found
+
+
+def _own_comments(kind: type) -> dict[str, str]:
     try:
         source = textwrap.dedent(inspect.getsource(kind))
     except (OSError, TypeError):  # no source: typed at a prompt, or compiled

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import re
 import types
 import typing
@@ -67,10 +68,16 @@ def parse(text: str, stage: str, kind: type, extra: Sequence[str] = ()) -> Overr
     if match is None:
         raise UserError(f"{text!r} is not key=value; `robokd {stage} --help` lists the keys of {stage}")
     key, value = match.groups()
-    known = [*(f.name for f in dataclasses.fields(kind)), *extra]
+    known = [*(f.name for f in ordered_fields(kind)), *extra]
     if key.split(".")[0] not in known:
         raise UserError(unknown_key(stage, key.split(".")[0], known))
     return Override(key, value, is_text=True)
+
+
+def ordered_fields(kind: type) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass, its own before those it inherits."""
+    own = inspect.get_annotations(kind)
+    return sorted(dataclasses.fields(kind), key=lambda field: field.name not in own)
 
 
 def unknown_key(owner: str, got: str, known: Sequence[str]) -> str:
@@ -171,7 +178,7 @@ def _refuse_changes(
         if one.key in inherited and one.key in fields and fields[one.key].metadata.get("fixed"):
             got, wanted = one.read(str if fields[one.key].metadata.get("kind") else list), inherited[one.key]
             if got != wanted:
-                there = f"{one.key}={_plain(wanted)}"
+                there = f"{one.key}={as_typed(wanted)}"
                 raise UserError(f"{one}={one.value} does not fit the run to work on, which has {there}")
 
 
@@ -250,7 +257,7 @@ def _assign(
         else:
             owner[last] = value
     except OmegaConfBaseException:
-        got = _plain(value) if isinstance(value, list) else repr(value)
+        got = as_typed(value) if isinstance(value, list) else repr(value)
         raise UserError(f"{one}: expected {expected(hint)}, got {got}") from None
 
 
@@ -290,7 +297,7 @@ def _frozen(values: list[Any], path: str, hint: object) -> tuple[Any, ...]:
     """Return a list as the tuple that `hint` asks for, of its length if that is fixed."""
     wanted = typing.get_args(hint)
     if Ellipsis not in wanted and len(values) != len(wanted):
-        raise UserError(f"{path}: expected {len(wanted)} values, got {_plain(values)}")
+        raise UserError(f"{path}: expected {len(wanted)} values, got {as_typed(values)}")
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)
 
 
@@ -304,9 +311,11 @@ def expected(hint: object) -> str:
     return _EXPECTED.get(hint, "a value") if isinstance(hint, type) else "a value"
 
 
-def _plain(value: object) -> str:
+def as_typed(value: object) -> str:
     """Return a value as one would type it."""
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_typed, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _first_line(error: Exception) -> str:

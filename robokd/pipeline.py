@@ -7,15 +7,19 @@ that was cut off.
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
-from robokd.config import dump
-from robokd.run import Run
+from robokd import UserError
+from robokd.config import dump, words
+from robokd.run import COUNTERS, Run
 
 if TYPE_CHECKING:
-    from robokd.config import PipelineConfig
+    from robokd.config import DeployConfig, PipelineConfig
 
 
 def pipeline(config: PipelineConfig, resume: Run | None = None) -> Path:
@@ -26,16 +30,11 @@ def pipeline(config: PipelineConfig, resume: Run | None = None) -> Path:
     from robokd.learn.residual import refine
     from robokd.learn.teach import teach
     from robokd.report import write_report
-    from robokd.sim2real.deploy import deploy
 
+    foresee(config)
     task = config.teach.task.name
     run = resume or Run.create(
-        config.teach.runs,
-        task=task,
-        stage="pipeline",
-        config=dump(config),
-        parents=[],
-        seed=config.teach.seed,
+        config.teach.runs, task=task, stage="pipeline", config=dump(config), seed=config.teach.seed
     )
     steps = Steps(run)
     teacher = steps.do("teach", teach, config.teach)
@@ -48,19 +47,17 @@ def pipeline(config: PipelineConfig, resume: Run | None = None) -> Path:
     precise = dataclasses.replace(examine, task=config.refine.task, ablations=False, spaces=("seen",))
     steps.do("evaluate_precise", evaluate, precise, run=refined, baseline=student)
     exported = steps.do("export", export, config.export, run=refined)
-    steps.do("deploy", deploy, config.deploy, bundle=exported.read_summary()["bundle"])
+    steps.do("deploy", deploy_apart, config.deploy, bundle=exported.read_summary()["bundle"])
     report = write_report([steps.runs[name] for name in steps.runs], run.path / "report.html")
     print(f"report: {report}", flush=True)
-    summaries = {name: str(step.path / "summary.json") for name, step in steps.runs.items()}
-    totals = {
-        name: sum(step.read_summary()[name] for step in steps.runs.values())
-        for name in ("env_steps", "frames_rendered", "teacher_labels", "grad_samples")
-    }
-    shared = {"task": task, "sim": config.teach.sim.name, "device": config.teach.device}
-    success = final.read_summary()["success"]
-    return run.write_summary(
-        {**totals, **shared, "stages": summaries, "success": success, "report": str(report)}
-    )
+    done = {name: step.read_summary() for name, step in steps.runs.items()}
+    return run.write_summary({
+        **{name: sum(summary[name] for summary in done.values()) for name in COUNTERS},
+        "task": task, "sim": config.teach.sim.name, "device": config.teach.device,
+        "peak_rss_mb": max(summary["peak_rss_mb"] for summary in done.values()),
+        "stages": {name: str(step.summary_path) for name, step in steps.runs.items()},
+        "success": final.read_summary()["success"], "report": str(report),
+    })  # fmt: skip
 
 
 class Steps:
@@ -81,8 +78,10 @@ class Steps:
         inputs = {key: str(value.path) if isinstance(value, Run) else value for key, value in links.items()}
         config = dataclasses.replace(config, runs=str(self._folder / name), **inputs)
         found = self._find(name)
-        if found is None or not found.is_finished:
+        if found is None or not _is_done(found):
             print(f"{name}: {found.path if found else config.runs}", flush=True)
+            if found is not None:
+                found.rewind()
             stage(config, found)
             found = self._find(name)
             assert found is not None, f"stage {name} left no run in {config.runs}"
@@ -90,5 +89,47 @@ class Steps:
         return found
 
     def _find(self, name: str) -> Run | None:
-        folders = sorted((self._folder / name).glob("*/config.yaml"))
-        return Run.open(folders[-1].parent) if folders else None
+        folders = sorted(path.parent for path in (self._folder / name).glob("*/lineage.json"))
+        return Run.open(folders[-1]) if folders else None
+
+
+def foresee(config: PipelineConfig) -> None:
+    """Refuse now what a later stage would refuse after hours of work."""
+    from robokd.learn.dagger import build_student, student_inputs
+    from robokd.learn.residual import check_residual_groups
+    from robokd.learn.stage import build_env
+
+    seen = student_inputs(config.distill)
+    env = build_env(config.distill, seen, "train", num_envs=1)
+    build_student(config.distill, env)
+    env.close()
+    check_residual_groups(config.refine.teacher.actor_groups, seen, config.refine.cameras)
+
+
+def deploy_apart(config: DeployConfig, resume: Run | None = None) -> Path:
+    """Deploy in a process of its own, as on a robot: without torch and without this one's memory.
+
+    A deployment is not continued but done again. What the process refuses it says itself, on stderr.
+    """
+    command = [sys.executable, "-m", "robokd", "deploy", *words("deploy", config)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        output, _ = process.communicate()
+    except KeyboardInterrupt:
+        process.send_signal(SIGINT)  # a second one is ignored: it brings the robot to rest first
+        process.wait()
+        raise
+    if process.returncode == 0:
+        return Path(output.strip().splitlines()[-1])
+    if process.returncode == 3:
+        from robokd.sim2real.safety import SafetyStop
+
+        raise SafetyStop("deploy", "the robot was stopped, see above; `robokd resume` deploys again")
+    if process.returncode == 2:
+        raise UserError("deploy refused what it was given, see above")
+    raise RuntimeError(f"deploy exited with {process.returncode}, see above")
+
+
+def _is_done(run: Run) -> bool:
+    """Whether a stage has ended as it should: a robot that was stopped has not."""
+    return run.is_finished and run.read_summary().get("stop_reason", "end") == "end"

@@ -12,6 +12,7 @@ import torch
 
 from robokd import UserError
 from robokd.evaluate import load_policy, policy_groups
+from robokd.files import writable, write_atomic
 from robokd.learn.stage import begin, build_env
 from robokd.run import Run
 from robokd.specs import CameraSpec
@@ -38,9 +39,9 @@ def play(config: PlayConfig, resume: Run | None = None) -> Path:
     """Write the video of a run's first test episodes and return its path."""
     begin(config.seed, config.threads)
     run = Run.open(config.run)
+    path = writable(config.video or run.path / "play.mp4")
     film = record(config, run, config.episodes)
-    path = Path(config.video) if config.video else run.path / "play.mp4"
-    path.write_bytes(encode(film))
+    write_atomic(path, encode(film))
     marks = "".join("+" if won else "-" for won in film.success)
     print(f"episodes {marks} ({sum(film.success)} of {len(film.success)} succeeded)")
     return path

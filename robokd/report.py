@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import robokd
 from robokd import charts
 from robokd.config import compose
+from robokd.files import writable, write_atomic
 from robokd.play import colour, encode, record
-from robokd.run import Run, write_atomic
+from robokd.run import Run
 
 if TYPE_CHECKING:
     from robokd.config import ReportConfig
@@ -46,7 +47,7 @@ code{background:#f5f7fa;padding:.1em .3em}"""
 
 def report(config: ReportConfig, resume: Run | None = None) -> Path:
     """Write the report of the runs named and return its path."""
-    return write_report([Run.open(path) for path in config.runs], Path(config.out))
+    return write_report([Run.open(path) for path in config.runs], writable(config.out))
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
@@ -165,18 +166,11 @@ def _deployment(run: Run | None) -> str:
     if run is None:
         return ""
     summary = run.read_summary()
-    success, inference, period = summary["success"], summary["inference_s"], summary["period_s"]
     rows = [
-        ["success", f"{success['rate']:.2f} [{success['lo']:.2f}, {success['hi']:.2f}]"],
+        ["success", _rate(summary["success"])],
         ["ticks, of which late", f"{summary['ticks']}, {summary['deadline_misses']}"],
-        [
-            "inference p50 / p99 / max",
-            " / ".join(f"{inference[k] * 1e3:.2f}" for k in ("p50", "p99", "max")) + " ms",
-        ],
-        [
-            "period p50 / p99 / max",
-            " / ".join(f"{period[k] * 1e3:.2f}" for k in ("p50", "p99", "max")) + " ms",
-        ],
+        ["inference p50 / p99 / max", _milliseconds(summary["inference_s"])],
+        ["period p50 / p99 / max", _milliseconds(summary["period_s"])],
         ["safety", html.escape(json.dumps(summary["safety"]))],
         [
             "limits broken by the robot's own account",
@@ -188,6 +182,19 @@ def _deployment(run: Run | None) -> str:
     if times := _times(run.path / "log.mcap"):
         picture = _image(charts.histogram(times, "ms", limit=5.0))
     return f"<h2>On the robot</h2>{_table(['', ''], rows)}{picture}"
+
+
+def _rate(success: dict[str, Any]) -> str:
+    """Return a rate with its interval; a dash where no episode ended."""
+    if success["rate"] is None:
+        return "-"
+    return f"{success['rate']:.2f} [{success['lo']:.2f}, {success['hi']:.2f}]"
+
+
+def _milliseconds(times: dict[str, float | None]) -> str:
+    """Return the middle and the tail of times in s; dashes where nothing was timed."""
+    shown = (times[name] for name in ("p50", "p99", "max"))
+    return " / ".join("-" if value is None else f"{value * 1e3:.2f}" for value in shown) + " ms"
 
 
 def _times(path: Path) -> dict[str, list[float]]:

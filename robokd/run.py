@@ -14,9 +14,7 @@ import math
 import os
 import pickle
 import platform
-import resource
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -28,6 +26,8 @@ import yaml
 
 from robokd import UserError
 from robokd.events import Events
+from robokd.files import read_bytes, read_json, sha256_of, sync_folder, to_json, write_atomic
+from robokd.memory import peak_rss_mb, peak_vram_mb
 
 POINTERS = ("last", "best")
 COUNTERS = ("env_steps", "frames_rendered", "teacher_labels", "grad_samples")
@@ -56,22 +56,21 @@ class Run:
         task: str,
         stage: str,
         config: Mapping[str, Any],
-        parents: Sequence[Run] = (),
+        parents: Sequence[Mapping[str, str]] = (),
         seed: int,
     ) -> Run:
         """Make a new folder under `root` and write its configuration and lineage.
 
-        Each parent is recorded with the hash of the checkpoint that `config["checkpoint"]` names (else best).
+        Each parent is {path, sha256} of what the run is made from: a run's `reference`, or of a file.
         """
         moment = datetime.now(UTC)
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode()
-        which = str(config.get("checkpoint", "best"))
         lineage = {
             "stage": stage,
             "task": task,
             "seed": seed,
             "created": moment.isoformat(timespec="seconds"),
-            "parents": [{"path": str(parent.path), "sha256": parent.sha256(which)} for parent in parents],
+            "parents": [dict(parent) for parent in parents],
             "config_sha256": hashlib.sha256(text).hexdigest(),
             "git": _git(),
             "versions": _versions(),
@@ -79,7 +78,7 @@ class Run:
         path = _new_folder(Path(root), f"{moment:%Y%m%d-%H%M%S}_{task}_{stage}")
         (path / "checkpoints").mkdir()
         write_atomic(path / "config.yaml", text)
-        write_atomic(path / "lineage.json", _json(lineage))  # last: it makes the folder a run
+        write_atomic(path / "lineage.json", to_json(lineage))  # last: it makes the folder a run
         created.append(path)
         return cls(path, lineage, yaml.safe_load(text))
 
@@ -94,7 +93,7 @@ class Run:
         wanted = {"stage", "task", "seed", "parents", "config_sha256", "git"}
         if missing := sorted(wanted - set(lineage)):
             raise UserError(f"{path / 'lineage.json'} has no {missing[0]!r}: it was altered")
-        text = _read(path / "config.yaml")
+        text = read_bytes(path / "config.yaml")
         if (digest := hashlib.sha256(text).hexdigest()) != lineage["config_sha256"]:
             raise UserError(
                 f"{path / 'config.yaml'} was cut or altered: sha256 {digest[:12]}…, "
@@ -112,7 +111,7 @@ class Run:
         with (self.path / "metrics.jsonl").open("ab") as file:
             file.write(json.dumps({"step": step, **line}).encode() + b"\n")
         if self._events is None:
-            self._events = Events(self.path, self._purge_step)
+            self._events = Events(self.path.absolute(), self._purge_step)
         self._events.scalars(step, plain)
 
     def metrics(self) -> list[dict[str, float | None]]:
@@ -145,10 +144,10 @@ class Run:
             "wall_s": self.wall_s,
         }
         os.replace(temporary, final)
-        _sync_folder(folder)
+        sync_folder(folder)
         # best before last: a resumed run starts from last and writes this best again, never an older one
         for which in ("best", "last") if best else ("last",):
-            write_atomic(folder / f"{which}.json", _json(pointer))
+            write_atomic(folder / f"{which}.json", to_json(pointer))
         named = {self._pointer(which)["file"] for which in POINTERS if self.has_checkpoint(which)}
         for old in [*folder.glob("step_*.pt"), *folder.glob(".*.tmp")]:
             if old.name not in named:
@@ -188,8 +187,9 @@ class Run:
     def rewind(self) -> None:
         """Cut what was logged after the last checkpoint (all, if there is none) and take its wall time over.
 
-        A stage that resumes calls this before it logs.
+        A stage that resumes calls this before it logs. UserError where a parent is not what it was.
         """
+        self._check_parents()
         pointer = self._pointer("last") if self.has_checkpoint("last") else None
         keep = pointer["metrics_bytes"] if pointer else 0
         file = self.path / "metrics.jsonl"
@@ -201,6 +201,10 @@ class Run:
             os.truncate(file, keep)
         self._wall_before = float(pointer["wall_s"]) if pointer else 0.0
         self._purge_step = int(pointer["step"]) + 1 if pointer else 0
+
+    def reference(self, which: str = "best") -> dict[str, str]:
+        """Return {path, sha256} of the artefact as a child's lineage records it."""
+        return {"path": str(self.path), "sha256": self.sha256(which)}
 
     @property
     def wall_s(self) -> float:
@@ -228,8 +232,8 @@ class Run:
             "device": self.config.get("device", "cpu"),
             "wall_s": self.wall_s,
             **dict.fromkeys(COUNTERS, 0),
-            "peak_rss_mb": _peak_rss_mb(),
-            "peak_vram_mb": _peak_vram_mb(),
+            "peak_rss_mb": peak_rss_mb(),
+            "peak_vram_mb": peak_vram_mb(),
             "git": self.lineage["git"],
             "config_sha256": self.lineage["config_sha256"],
             "parents": self.lineage["parents"],
@@ -237,7 +241,7 @@ class Run:
         if self._events is not None:
             self._events.close()
             self._events = None
-        write_atomic(self.summary_path, _json({**common, **values}))
+        write_atomic(self.summary_path, to_json({**common, **values}))
         return self.summary_path
 
     def read_summary(self) -> dict[str, Any]:
@@ -245,6 +249,20 @@ class Run:
         if not self.is_finished:
             raise UserError(f"{self.path} has not finished; go on with: robokd resume run={self.path}")
         return read_json(self.summary_path)
+
+    def _check_parents(self) -> None:
+        """Refuse to go on from parents that have changed: the end would be another than uninterrupted."""
+        which = str(self.config.get("checkpoint", "best"))
+        for parent in self.lineage["parents"]:
+            path = Path(parent["path"])
+            if not path.exists():
+                raise UserError(f"{self.path} was begun from {path}, which is gone: it cannot be resumed")
+            now = Run.open(path).sha256(which) if path.is_dir() else sha256_of(path)
+            if now != parent["sha256"]:
+                raise UserError(
+                    f"{self.path} was begun from {path} with sha256 {parent['sha256'][:12]}…, "
+                    f"now it has {now[:12]}…: begin a new run instead"
+                )
 
     def _metrics_bytes(self) -> int:
         file = self.path / "metrics.jsonl"
@@ -266,56 +284,6 @@ class Run:
         if set(pointer) != wanted or Path(str(pointer["file"])).name != pointer["file"]:
             raise UserError(f"{file} is not a checkpoint pointer: it was altered")
         return pointer
-
-
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that a reader, or a kill, finds the old content or the new, never a part."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Return a JSON object; UserError where the file is absent, truncated or something else."""
-    text = _read(Path(path))
-    try:
-        data = json.loads(text)
-    except ValueError as error:  # of JSON or of UTF-8
-        raise UserError(f"{path} is not JSON ({error}): it was cut or altered") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds a {type(data).__name__}, wanted a JSON object")
-    return data
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the hex SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    return path.read_bytes()
-
-
-def _json(data: Mapping[str, Any]) -> bytes:
-    return json.dumps(data, indent=2, default=_plain_number).encode() + b"\n"
-
-
-def _plain_number(value: object) -> object:
-    """Return what a numpy or torch scalar or array holds."""
-    if tolist := getattr(value, "tolist", None):
-        return tolist()
-    raise TypeError(f"{type(value).__name__} cannot stand in JSON")
 
 
 def _check_plain(value: object, where: str) -> None:
@@ -356,14 +324,6 @@ def _runs_near(path: Path) -> str:
     return f"There are no runs in {path.parent}; `robokd teach task=…` makes one"
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _git() -> dict[str, Any] | None:
     """Return {hash, dirty} of the repository that tracks this package; None for an installed copy."""
     here = Path(__file__)
@@ -387,14 +347,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def _peak_rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
-
-
-def _peak_vram_mb() -> float:
-    torch = sys.modules.get("torch")  # never imported for this: a robot has none
-    if torch is None or not torch.cuda.is_initialized():
-        return 0.0
-    return torch.cuda.max_memory_allocated() / 2**20

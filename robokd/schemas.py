@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from robokd.cores import cores
+
 RUN_WITH_POLICY = ("teach", "distill", "refine")
 
 
@@ -37,13 +39,9 @@ def required(meaning: str, *, run_of: Sequence[str] = (), why: str = "") -> dict
 
 
 @dataclass(kw_only=True)
-class TeachConfig:
-    """Teach a policy by reinforcement learning on the simulator's own state."""
+class SimulatingConfig:
+    """What every stage that simulates can be told."""
 
-    task: Any = field(metadata=part("task"))
-    sim: Any = field(metadata=part("sim"))
-    teacher: Any = field(metadata=part("teacher"))
-    num_envs: int = 256  # environments simulated at once
     seed: int = 0  # of every random draw
     device: str = "cpu"  # cpu, cuda or cuda:<number>
     threads: int = 0  # processor threads; 0 = all cores
@@ -52,6 +50,19 @@ class TeachConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        # saved as a number: sums differ in the last bit by how many threads share them, and a run that is
+        # resumed on another machine must end as it would have here
+        self.threads = self.threads or cores()
+
+
+@dataclass(kw_only=True)
+class TeachConfig(SimulatingConfig):
+    """Teach a policy by reinforcement learning on the simulator's own state."""
+
+    task: Any = field(metadata=part("task"))
+    sim: Any = field(metadata=part("sim"))
+    teacher: Any = field(metadata=part("teacher"))
+    num_envs: int = 256  # environments simulated at once
 
 
 @dataclass(kw_only=True)
@@ -62,7 +73,7 @@ class DaggerConfig:
     steps_per_round: int = 16  # control steps of every environment
     gradient_steps: int = 80  # per round
     batch_size: int = 256  # frames
-    learning_rate: float = 2e-3  # of the first round; cosine to learning_rate_end
+    learning_rate: float = 2e-3  # of the first round; falls along a cosine
     learning_rate_end: float = 1e-4  # of the last round
     weight_decay: float = 1e-4  # of AdamW
     capacity: int = 300_000  # frames kept
@@ -85,7 +96,7 @@ class DaggerConfig:
 
 
 @dataclass(kw_only=True)
-class DistillConfig:
+class DistillConfig(SimulatingConfig):
     """Distil a teacher into a student that sees."""
 
     parent: str = field(
@@ -100,20 +111,15 @@ class DistillConfig:
     cameras: tuple[str, ...] = ("front",)  # the student's eyes, by name
     dagger: DaggerConfig = field(default_factory=DaggerConfig)
     num_envs: int = 256  # environments simulated at once
-    seed: int = 0  # of every random draw
-    device: str = "cpu"  # cpu, cuda or cuda:<number>
-    threads: int = 0  # processor threads; 0 = all cores
-    runs: str = "runs"  # folder that the run's folder is made in
-    plugins: tuple[str, ...] = ()  # modules that register more parts
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if not self.loss:
             raise ValueError("loss must name at least one loss, got none")
 
 
 @dataclass(kw_only=True)
-class RefineConfig:
+class RefineConfig(SimulatingConfig):
     """Refine a student by reinforcement learning of a residual on top of it."""
 
     parent: str = field(
@@ -129,20 +135,15 @@ class RefineConfig:
     )  # the student's
     residual_scale: float = 0.3  # largest correction, as a share of the action's range
     num_envs: int = 256  # environments simulated at once
-    seed: int = 0  # of every random draw
-    device: str = "cpu"  # cpu, cuda or cuda:<number>
-    threads: int = 0  # processor threads; 0 = all cores
-    runs: str = "runs"  # folder that the run's folder is made in
-    plugins: tuple[str, ...] = ()  # modules that register more parts
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if not 0 < self.residual_scale <= 1:
             raise ValueError(f"residual_scale must be in (0, 1], got {self.residual_scale}")
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(SimulatingConfig):
     """Measure a policy on test episodes, paired with another one's if there is a baseline."""
 
     run: str = field(
@@ -157,18 +158,16 @@ class EvaluateConfig:
     spaces: tuple[str, ...] = ("seen", "unseen", "unseen_all")  # trained on, one range held out, all held out
     ablations: bool = True  # also with blank, shuffled and frozen cameras
     num_envs: int = 256  # environments simulated at once
-    seed: int = 0  # of every random draw
-    device: str = "cpu"  # cpu, cuda or cuda:<number>
-    threads: int = 0  # processor threads; 0 = all cores
-    runs: str = "runs"  # folder that the run's folder is made in
-    plugins: tuple[str, ...] = ()  # modules that register more parts
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
+        if self.ablations and min(self.num_envs, self.episodes) < 2:
+            counts = f"num_envs={self.num_envs} and episodes={self.episodes}"
+            raise ValueError(f"shuffled cameras need two environments, got {counts}; or say ablations=false")
 
 
 @dataclass(kw_only=True)
-class ExportConfig:
+class ExportConfig(SimulatingConfig):
     """Export a policy as one bundle that a robot can run."""
 
     run: str = field(
@@ -184,14 +183,6 @@ class ExportConfig:
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer", inherit=True))
     parity_samples: int = 256  # control steps on which both policies are compared
-    seed: int = 0  # of every random draw
-    device: str = "cpu"  # cpu, cuda or cuda:<number>
-    threads: int = 0  # processor threads; 0 = all cores
-    runs: str = "runs"  # folder that the run's folder is made in
-    plugins: tuple[str, ...] = ()  # modules that register more parts
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(kw_only=True)
@@ -212,7 +203,7 @@ class DeployConfig:
 
 
 @dataclass(kw_only=True)
-class PlayConfig:
+class PlayConfig(SimulatingConfig):
     """Watch a policy act."""
 
     run: str = field(
@@ -225,14 +216,6 @@ class PlayConfig:
     task: Any = field(metadata=part("task", inherit=True, fixed=True))
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer", inherit=True))
-    seed: int = 0  # of every random draw
-    device: str = "cpu"  # cpu, cuda or cuda:<number>
-    threads: int = 0  # processor threads; 0 = all cores
-    runs: str = "runs"  # folder that the run's folder is made in
-    plugins: tuple[str, ...] = ()  # modules that register more parts
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(kw_only=True)

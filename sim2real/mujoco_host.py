@@ -33,7 +33,7 @@ from robokd.config import load
 from robokd.draws import Draws
 from robokd.env.base import check_contract
 from robokd.env.native import NativeEnv
-from robokd.run import write_atomic
+from robokd.files import write_atomic
 
 OPEN_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 1.0
@@ -48,7 +48,7 @@ class World:
         env = self.env
         self.joints = env.action_spec.names
         self.cameras = tuple(camera.name for camera in env.cameras)
-        self.dt, self.substeps = env.sim.physics_dt, env.task.substeps
+        self.dt, self.substeps = env.sim.physics_dt, env.substeps
         model = env.sim.model
         self._position_ids = [int(model.joint(name).qposadr[0]) for name in self.joints]
         self._velocity_ids = [int(model.joint(name).dofadr[0]) for name in self.joints]

@@ -20,6 +20,7 @@ UPPER = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)  # rad
 VELOCITY = (2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61)  # rad/s
 ACCELERATION = (15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0)  # rad/s^2
 TORQUE = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)  # N m
+ROOM_RAD = 0.7  # how far every joint can turn from the ready pose, both ways
 GRIPPER_OPEN_M = 0.02  # of each finger from the middle: half open, where the model's fingers rest
 GRIPPER_LIMITS_M = (0.0, 0.04)  # of each finger from the middle
 

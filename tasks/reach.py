@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from robokd.vision.raster import RasterCfg
 
 GOAL_RADIUS_M = 0.05
+# what the config's ranges and single numbers may be; the start pose stays within the joints' limits
+RANGES = {"radius_m": (0.2, 0.85), "height_m": (0.0, 1.0), "stiffness": (0.1, 10.0)}
+LARGEST = {
+    "azimuth_rad": np.pi, "start_rad": panda.ROOM_RAD, "camera_shift_m": 0.1, "camera_tilt_rad": 0.2,
+    "joint_noise_rad": 0.05, "joint_step_rad": 0.5, "distance_weight": np.inf, "near_weight": np.inf,
+    "action_weight": np.inf, "action_rate_weight": np.inf, "success_reward": np.inf,
+}  # fmt: skip
 _FRONT = np.array([1.30, 0.0, 0.60]), np.array([0.45, 0.0, 0.31])  # from, at; m
 _OUTSIDE = np.array([1.05, -1.25, 0.85]), np.array([0.30, 0.0, 0.32])
 
@@ -62,6 +69,17 @@ class ReachCfg:
             raise ValueError(f"task.tolerance_m must be in (0, {GOAL_RADIUS_M}] m, got {self.tolerance_m}")
         if not 0 <= self.hold_s < self.horizon_s:
             raise ValueError(f"task.hold_s must be in [0, {self.horizon_s}) s, got {self.hold_s}")
+        for name, (lowest, highest) in RANGES.items():
+            low, high = getattr(self, name)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(
+                    f"task.{name} must be [low, high] within [{lowest}, {highest}], got [{low}, {high}]"
+                )
+        for name, highest in LARGEST.items():
+            if not 0 <= getattr(self, name) <= highest:
+                raise ValueError(f"task.{name} must be in [0, {highest}], got {getattr(self, name)}")
+        if self.joint_step_rad == 0:
+            raise ValueError("task.joint_step_rad must be > 0, got 0: the arm could not move")
 
     def build(
         self, *, sim: MujocoCfg, renderer: RasterCfg | None, num_envs: int, groups: Sequence[str],
@@ -81,7 +99,6 @@ class Reach:
     """The Task protocol; see DESIGN for who calls what."""
 
     control_dt = 0.04
-    substeps = 5
 
     def __init__(self, cfg: ReachCfg) -> None:
         self.cfg = cfg
@@ -106,8 +123,8 @@ class Reach:
         for camera in self.camera_specs().values():
             body = spec.worldbody if camera.mount == "world" else spec.body(camera.mount)
             body.add_camera(
-                name=camera.scene_camera, pos=camera.position_m, quat=camera.quaternion_wxyz, fovy=camera.fovy_deg,
-                resolution=[camera.width, camera.height],
+                name=camera.scene_camera, pos=camera.position_m, quat=camera.quaternion_wxyz,
+                fovy=camera.fovy_deg, resolution=[camera.width, camera.height],
             )  # fmt: skip
         return spec
 

@@ -38,10 +38,11 @@ def make_env() -> Callable:
 
     def make(
         num_envs: int = 4, groups: Sequence[str] = ("proprio", "privileged"), *, seed: int = 0,
-        stream: str = "test", space: str = "seen", threads: int = 0, **fields: object,
+        stream: str = "test", space: str = "seen", threads: int = 1, sim: MujocoCfg | None = None,
+        sees: bool = True, **fields: object,
     ):  # fmt: skip
         return ReachCfg(**fields).build(
-            sim=MujocoCfg(), renderer=RasterCfg(), num_envs=num_envs, groups=groups,
+            sim=sim or MujocoCfg(), renderer=RasterCfg() if sees else None, num_envs=num_envs, groups=groups,
             draws=Draws(seed, stream), space=space, threads=threads,
         )  # fmt: skip
 

@@ -96,6 +96,7 @@ class TaskEnv(VecEnv, Protocol):
     """A VecEnv as a task's config builds it."""
 
     task: Task
+    substeps: int  # physics steps in a control step
     failures: Path | None  # where the state of a divergence or a NaN is saved
 
     def close(self) -> None:
@@ -134,8 +135,7 @@ class State:
 class Task(Protocol):
     """A native task: declarations and pure batched functions; `NativeEnv` does the rest."""
 
-    control_dt: float  # s
-    substeps: int
+    control_dt: float  # s, a multiple of the sim's physics_dt
     horizon_s: float
 
     def scene(self) -> mujoco.MjSpec:

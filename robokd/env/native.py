@@ -49,8 +49,11 @@ class NativeEnv:
         if space not in SPACES:
             raise ValueError(f"no parameter space named {space!r}. Known: {', '.join(SPACES)}")
         check_groups(groups, self.obs_specs, self.camera_specs)
+        self.substeps = physics_steps(task.control_dt, sim.physics_dt)
         self.groups = tuple(groups)
         self.cameras = tuple(self.camera_specs[group] for group in groups if group in self.camera_specs)
+        if self.cameras and renderer is None:
+            raise UserError(f"camera {self.cameras[0].name!r} is asked for by a stage that renders nothing")
         self.num_envs, self.num_actions, self.device = sim.num_envs, self.action_spec.size, sim.device
         self.max_episode_length = round(task.horizon_s / task.control_dt)
         self.cfg: dict[str, Any] = {"task": type(task).__name__, "num_envs": sim.num_envs}
@@ -58,6 +61,7 @@ class NativeEnv:
         self.frames_rendered = self.episodes_ended = self.episodes_diverged = 0
         self._limits = Limits.of(self.action_spec, lambda row: torch.tensor(row, device=self.device))
         self._ranges = task.parameters()
+        self._before: dict[str, Tensor] = {}  # the bodies' state before the last step
         self.state = self._empty_state()
         self.reset()
 
@@ -90,7 +94,9 @@ class NativeEnv:
         state.action = actions.to(torch.float32).clip(-1, 1)
         command, state.rate = decode(state.action, state.command, state.rate, self._limits, torch)
         state.step = state.step + 1
-        self.advance(command, self.task.substeps)
+        # the engine resets a world that diverges: what led there is kept, or it could not be looked into
+        self._before = {name: self.sim.get(name).clone() for name in ("qpos", "qvel")}
+        self.advance(command, self.substeps)
         terms = self.task.reward(state)
         diverged = self.sim.diverged()
         success = self.task.success(state) & ~diverged
@@ -120,7 +126,7 @@ class NativeEnv:
             if name in self.obs_specs:
                 groups[name] = self.task.observe(name, self.state)
                 self._check_finite(f"observation {name!r}", groups[name])
-        if self.cameras and self.renderer is not None:
+        if self.renderer is not None and self.cameras:
             for camera in self.cameras:
                 pixels = np.empty((self.num_envs, *camera.shape), camera.dtype)
                 groups[camera.name] = torch.from_numpy(pixels)
@@ -208,14 +214,28 @@ class NativeEnv:
             )
 
     def _save_failure(self, kind: str, bad: Tensor) -> str:
+        """Save what decides the step that failed: episode, bodies before it, action; and the state after."""
         if self.failures is None:
             return ""
         self.failures.mkdir(parents=True, exist_ok=True)
         path = self.failures / f"{kind}_{self.episodes_ended}.npz"
         state = self.state
-        worlds: dict[str, Any] = {f"sim_{k}": v[bad] for k, v in self.sim.snapshot().items()}
+        after: dict[str, Any] = {f"sim_{name}": value[bad] for name, value in self.sim.snapshot().items()}
+        before = {f"{name}_before": value[bad] for name, value in self._before.items()}
         np.savez(
             path, episode=state.episode_id[bad], step=state.step[bad], seed=self.draws.seed,
-            action=state.action[bad], command=state.command[bad], **worlds,
+            stream=self.draws.stream, action=state.action[bad], command=state.command[bad], **before, **after,
         )  # fmt: skip
         return f"; state saved to {path}"
+
+
+def physics_steps(control_dt: float, physics_dt: float) -> int:
+    """Return how many physics steps make a control step; UserError if that is no whole number."""
+    count = round(control_dt / physics_dt)
+    if count < 1 or abs(count * physics_dt - control_dt) > 1e-9:
+        fitting = " and ".join(f"{control_dt / n:.6g}" for n in (max(count, 1), max(count, 1) + 1))
+        raise UserError(
+            f"control_dt {control_dt:g} s is not a multiple of sim.physics_dt {physics_dt:g} s; "
+            f"{fitting} would fit"
+        )
+    return count

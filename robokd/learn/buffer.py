@@ -58,7 +58,7 @@ class Buffer:
     ) -> None:
         """Map the files of `folder`; `written` rows of an earlier process are kept, 0 starts afresh."""
         self.columns, self.capacity, self._size = columns, capacity, capacity + slack
-        self.written = written
+        self.written, self._folder = written, folder
         folder.mkdir(parents=True, exist_ok=True)
         self._maps = {name: self._open(folder / f"{name}.bin", column) for name, column in columns.items()}
 
@@ -87,6 +87,11 @@ class Buffer:
         """Hand all rows to the operating system; they survive the death of this process."""
         for target in self._maps.values():
             target.flush()
+
+    def remove(self) -> None:
+        """Delete the files: a finished run is not resumed, and its pictures are many."""
+        self._maps.clear()
+        shutil.rmtree(self._folder)
 
     def _open(self, path: Path, column: Column) -> np.memmap:
         shape = (self._size, *column.shape)

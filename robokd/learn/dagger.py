@@ -51,20 +51,25 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     env = build_env(config, tuple(dict.fromkeys((*student_groups, *teacher_groups))), "train")
     teacher = load_teacher(parent, config.checkpoint, env)
     frozen = teacher.sha256()
-    run = resume or create_run(config, "distill", [parent])
-    env.failures = run.path / "failures"
+    student = build_student(config, env)
     count = config.dagger.evaluate_episodes
     validation = build_env(config, student_groups, "validation", num_envs=count)
     reference = build_env(config, teacher_groups, "validation", num_envs=count)
-    taught = rollout(reference, teacher, count).success.mean().item()
-    student = build_student(config, env)
+    run = resume or create_run(config, "distill", [parent])
+    env.failures = run.path / "failures"
+    taught = rollout(reference, teacher, count)
     engine = Dagger(config, env, student, teacher, run)
-    totals = engine.train(lambda: rollout(validation, StudentPolicy(student, count), count), taught)
+    totals = engine.train(
+        lambda: rollout(validation, StudentPolicy(student, count), count), taught.success.mean().item()
+    )
     if teacher.sha256() != frozen:
         raise RuntimeError("the teacher changed while it was distilled")
     parameters = sum(value.numel() for value in student.parameters())
     own = {"teacher_sha256": frozen, "student_parameters": parameters}
-    return run.write_summary({**totals, **shared_fields(config), **own})
+    own["env_steps"] = totals["env_steps"] + taught.env_steps
+    summary = run.write_summary({**totals, **shared_fields(config), **own})
+    engine.buffer.remove()
+    return summary
 
 
 class Dagger:
@@ -87,7 +92,7 @@ class Dagger:
         self.targets = target_slices(env, tuple(student.targets))
         self.totals = {
             "round": 0, "env_steps": 0, "teacher_labels": 0, "grad_samples": 0, "best": [-math.inf, 0.0],
-            "stopped": False, "written": 0,
+            "stopped": False, "written": 0, "validation_steps": 0, "validation_frames": 0,
         }  # fmt: skip
 
     def train(self, validate: Callable[[], Outcomes], taught: float) -> dict[str, Any]:
@@ -100,7 +105,8 @@ class Dagger:
                 beta = mixing(number, settings.teacher_rounds, settings.mixing_rounds)
                 self._collect(number, beta)
                 collected = time.perf_counter()
-                rate = cosine(number / settings.rounds, settings.learning_rate, settings.learning_rate_end)
+                share = number / max(settings.rounds - 1, 1)
+                rate = cosine(share, settings.learning_rate, settings.learning_rate_end)
                 losses = self._fit(number, rate)
                 totals["round"] += 1
                 finished = totals["round"] == settings.rounds
@@ -113,6 +119,8 @@ class Dagger:
                 if totals["round"] % settings.evaluate_every == 0 or finished:
                     outcomes = validate()
                     row |= {f"validation/{name}": value for name, value in outcomes.means().items()}
+                    totals["validation_steps"] += outcomes.env_steps
+                    totals["validation_frames"] += outcomes.frames
                     is_best = self._judge(outcomes, taught)
                 self.run.log(totals["round"], row)
                 if (
@@ -124,7 +132,9 @@ class Dagger:
                     self._save(is_best)
                 bar.advance(1, success=row.get("validation/success"), loss=losses["loss"])
         return {
-            "env_steps": totals["env_steps"], "frames_rendered": self.env.frames_rendered,
+            "env_steps": totals["env_steps"] + totals["validation_steps"],
+            "frames_rendered": self.env.frames_rendered + totals["validation_frames"],
+            "training_env_steps": totals["env_steps"],
             "teacher_labels": totals["teacher_labels"], "grad_samples": totals["grad_samples"],
             "rounds": totals["round"], "validation_success": totals["best"][0],
             "teacher_validation_success": taught, "retention": totals["best"][0] / max(taught, 1e-9),
@@ -139,12 +149,11 @@ class Dagger:
         for _ in range(settings.steps_per_round):
             label = self.teacher.act(obs)
             stored.append(self._rows(obs, label))
-            actions = label
-            if beta < 1.0:
-                actions = self.policy.act(obs)
-                # drawn by episode, so an episode changes hands at most once, when beta falls below its draw
-                driven = self.draws.uniform("beta", env.state.episode_id, 0, 1)[:, 0] < beta
-                actions = torch.where(driven[:, None], label, actions)
+            # asked even where the teacher drives: a student that remembers has seen the whole episode
+            said = self.policy.act(obs)
+            # drawn by episode, so an episode changes hands at most once, when beta falls below its draw
+            driven = self.draws.uniform("beta", env.state.episode_id, 0, 1)[:, 0] < beta
+            actions = torch.where(driven[:, None], label, said)
             obs, _, dones, _ = env.step(actions)
             self.policy.reset(dones.bool())
         rows: TensorDict = torch.cat(stored)  # pyright: ignore[reportAssignmentType]  (of TensorDicts)
@@ -167,6 +176,9 @@ class Dagger:
         settings = self.settings
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         training = torch.from_numpy((~self._held_out()).nonzero()[0])
+        if not len(training):
+            share = f"dagger.validation_share={settings.validation_share:g}"
+            raise UserError(f"{share} leaves none of the {len(self.buffer)} frames to learn from")
         sums: dict[str, Tensor] = {}
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -290,9 +302,9 @@ def target_slices(env: VecEnv, names: tuple[str, ...]) -> dict[str, tuple[str, s
 def build_student(config: DistillConfig, env: VecEnv) -> StudentModule:
     """Return a fresh student of the config's cameras; its privileged targets are those the losses ask for."""
     groups = student_inputs(config)
-    for name in groups:
-        if name in env.obs_specs and env.obs_specs[name].role == "privileged":
-            raise UserError(f"a student may not act on {name!r}: only a simulator has it")
+    for name in config.cameras:
+        if name not in env.camera_specs:
+            raise UserError(f"no camera named {name!r}. Known: {', '.join(env.camera_specs)}")
     terms = tuple(dict.fromkeys(term for loss in config.loss.values() for term in getattr(loss, "terms", ())))
     places = target_slices(env, terms)
     targets = {name: place.stop - place.start for name, (_, place) in places.items()}

@@ -6,6 +6,7 @@ sees the simulator's state. Shapes: N environments, A action dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from robokd import UserError
 from robokd.config import load
 from robokd.env.base import VecEnv, check_contract, contract
 from robokd.learn.dagger import build_student, load_student, student_inputs
@@ -37,15 +39,16 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
     seen = student_inputs(load("distill", parent.config))
     asked = (*settings.actor_groups, *settings.critic_groups)
     wanted = tuple(group for group in asked if group not in (BASE, FEATURES))
+    check_residual_groups(settings.actor_groups, seen, config.cameras)
     inner = build_env(config, tuple(dict.fromkeys((*seen, *wanted))), "train")
     student = load_student(parent, config.checkpoint, inner)
-    run = resume or create_run(config, "refine", [parent])
-    inner.failures = run.path / "failures"
     env = ResidualEnv(inner, student, config.residual_scale, asked)
     algorithm = settings.algorithm(env.get_observations(), env.num_actions, config.device)
     zero_last_layer(algorithm.actor)
     count = settings.evaluate_episodes
     validation = build_env(config, seen, "validation", num_envs=count)
+    run = resume or create_run(config, "refine", [parent])
+    inner.failures = run.path / "failures"
 
     def validate() -> Outcomes:
         return rollout(
@@ -74,7 +77,7 @@ class ResidualEnv:
             inner.camera_specs,
         )
         self.draws, self.state = inner.draws, inner.state
-        self._student_state = student.initial_state(inner.num_envs)
+        self._student_state = self._state_before = student.initial_state(inner.num_envs)
         self._observations = self._extend(inner.get_observations())
 
     @property
@@ -121,7 +124,8 @@ class ResidualEnv:
 
     def snapshot(self) -> dict[str, Any]:
         """See VecEnv."""
-        return {"inner": self.inner.snapshot(), "student": dict(self._student_state.items())}
+        # the memory before it saw the present observation: `restore` shows it that observation again
+        return {"inner": self.inner.snapshot(), "student": dict(self._state_before.items())}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """See VecEnv."""
@@ -130,9 +134,21 @@ class ResidualEnv:
         self._observations = self._extend(self.inner.get_observations())
 
     def _extend(self, obs: TensorDict) -> TensorDict:
+        self._state_before = self._student_state
         with torch.no_grad():
             output, self._student_state = self.student.forward(obs, self._student_state)
         return with_base(obs, output.action.clip(-1, 1), output.features).select(*dict.fromkeys(self.groups))
+
+
+def check_residual_groups(groups: Sequence[str], seen: Sequence[str], cameras: Sequence[str]) -> None:
+    """Raise UserError for a group that the residual's actor may not read: it runs on the robot too."""
+    allowed = (*(group for group in seen if group not in cameras), FEATURES, BASE)
+    for group in groups:
+        if group not in allowed:
+            raise UserError(
+                f"teacher.actor_groups: a residual may not act on {group!r}, a robot has no such thing. "
+                f"Known: {', '.join(allowed)}"
+            )
 
 
 def load_refined(run: Run, checkpoint: str, env: VecEnv) -> tuple[StudentModule, MLPModel, float]:

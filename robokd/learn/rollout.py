@@ -42,6 +42,7 @@ class Outcomes:
     steps: Tensor  # (E,) control steps
     saturation: float  # share of actions at the edge of [-1, 1]
     env_steps: int  # control steps taken, those after the last wanted episode included
+    frames: int  # pictures rendered for them
 
     def means(self) -> dict[str, float]:
         """Return the averages that training logs."""
@@ -62,7 +63,7 @@ def rollout(
     `alter(obs, step)` may change what the policy sees (camera ablations); step (N,) counts from the episode's
     begin.
     """
-    count = env.num_envs
+    count, frames = env.num_envs, env.frames_rendered
     success, returns = torch.zeros(episodes + count), torch.zeros(episodes + count)
     lengths = torch.zeros(episodes + count, dtype=torch.int64)
     obs = env.reset(torch.arange(count))
@@ -84,7 +85,7 @@ def rollout(
         saturated, taken = saturated + (actions.abs() > SATURATED).float().mean(), taken + 1
     return Outcomes(
         success=success[:episodes], returns=returns[:episodes], steps=lengths[:episodes],
-        saturation=(saturated / taken).item(), env_steps=taken * count,
+        saturation=(saturated / taken).item(), env_steps=taken * count, frames=env.frames_rendered - frames,
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import torch
 from robokd.config import dump
 from robokd.draws import Draws
 from robokd.env.base import TaskEnv
+from robokd.memory import forget_peak_memory
 from robokd.run import Run
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt(3)
@@ -31,10 +31,11 @@ class StageConfig(Protocol):
 
 
 def begin(seed: int, threads: int) -> None:
-    """Seed torch and give it its threads (0: all cores), the same number for the same result."""
+    """Seed torch and give it its threads, the same number for the same result; begin a new memory peak."""
     torch.manual_seed(seed)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     _keep_memory()
+    forget_peak_memory()
 
 
 def create_run(config: StageConfig, stage: str, parents: Sequence[Run] = ()) -> Run:
@@ -44,7 +45,7 @@ def create_run(config: StageConfig, stage: str, parents: Sequence[Run] = ()) -> 
         task=config.task.name,
         stage=stage,
         config=dump(config),
-        parents=parents,
+        parents=[parent.reference(getattr(config, "checkpoint", "best")) for parent in parents],
         seed=config.seed,
     )
 
@@ -65,7 +66,7 @@ def build_env(
     """Return the config's task with these groups; `stream` names whose draws it uses."""
     return config.task.build(
         sim=config.sim, renderer=getattr(config, "renderer", None),
-        num_envs=num_envs or config.num_envs,  # pyright: ignore[reportAttributeAccessIssue]  (else num_envs is given)
+        num_envs=config.num_envs if num_envs is None else num_envs,  # pyright: ignore[reportAttributeAccessIssue]  (else num_envs is given)
         groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
         threads=config.threads,
     )  # fmt: skip

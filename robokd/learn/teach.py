@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 def teach(config: TeachConfig, resume: Run | None = None) -> Path:
     """Train a teacher and return the path of its summary."""
     begin(config.seed, config.threads)
-    run = resume or create_run(config, "teach")
     settings: PpoCfg = config.teacher
     groups = tuple(dict.fromkeys((*settings.actor_groups, *settings.critic_groups)))
     env = build_env(config, groups, "train")
-    env.failures = run.path / "failures"
     validation = build_env(config, settings.actor_groups, "validation", num_envs=settings.evaluate_episodes)
     algorithm = settings.algorithm(env.get_observations(), env.num_actions, config.device)
+    run = resume or create_run(config, "teach")
+    env.failures = run.path / "failures"
 
     def validate() -> Outcomes:
         return rollout(
@@ -92,14 +92,17 @@ def optimise(
                 totals["best"] = max(score, totals["best"])
                 totals["stopped"] = score[0] >= settings.stop_success
                 totals["saturation"] = outcomes.saturation
+                totals["validation_steps"] += outcomes.env_steps
+                totals["validation_frames"] += outcomes.frames
             run.log(iteration, row)
             if iteration % settings.evaluate_every == 0 or finished:
                 run.save_checkpoint(iteration, _state(env, algorithm, totals, extra), best=is_best)
             bar.advance(1, success=row.get("validation/success"), reward=stats["reward"])
     return {
-        "env_steps": totals["env_steps"], "grad_samples": totals["grad_samples"],
-        "iterations": totals["iteration"], "frames_rendered": env.frames_rendered,
-        "episodes": env.episodes_ended, "diverged": env.episodes_diverged,
+        "env_steps": totals["env_steps"] + totals["validation_steps"],
+        "training_env_steps": totals["env_steps"], "grad_samples": totals["grad_samples"],
+        "frames_rendered": env.frames_rendered + totals["validation_frames"],
+        "iterations": totals["iteration"], "episodes": env.episodes_ended, "diverged": env.episodes_diverged,
         "validation_success": totals["best"][0], "action_saturation": totals["saturation"],
     }  # fmt: skip
 
@@ -152,7 +155,7 @@ def _restore(run: Run, env: VecEnv, algorithm: PPO) -> dict[str, Any]:
         env.episode_length_buf = (share * env.max_episode_length / 2).long()
         return {
             "iteration": 0, "env_steps": 0, "grad_samples": 0, "best": [-math.inf, -math.inf],
-            "stopped": False, "saturation": 0.0,
+            "stopped": False, "saturation": 0.0, "validation_steps": 0, "validation_frames": 0,
         }  # fmt: skip
     saved = run.load_checkpoint("last")
     algorithm.load(saved, None, strict=True)

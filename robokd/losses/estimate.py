@@ -27,6 +27,12 @@ class EstimateCfg:
     scale_m: float = 0.05  # error that counts as 1
     terms: tuple[str, ...] = ("goal_position",)  # of the privileged group
 
+    def __post_init__(self) -> None:
+        if self.scale_m <= 0:
+            raise ValueError(f"loss.estimate.scale_m must be > 0 m, got {self.scale_m}")
+        if not self.terms:
+            raise ValueError("loss.estimate.terms must name at least one privileged term, got none")
+
     def build(self) -> DistillLoss:
         """Return the loss."""
         return partial(estimate_error, scale=self.scale_m)
@@ -35,7 +41,7 @@ class EstimateCfg:
 def estimate_error(
     student: StudentOutput, teacher: TeacherOutput, batch: TensorDict, *, scale: float
 ) -> Tensor:
-    """Return the pseudo-Huber distance of all estimates, summed over terms, as (B, T)."""
+    """Return the pseudo-Huber distance of all estimates, summed over terms, as (B, T); 0 on the truth."""
     rows = [
         torch.sqrt(1 + (((value - batch[name]) / scale) ** 2).sum(-1)) - 1
         for name, value in student.estimates.items()

@@ -6,6 +6,7 @@ Source: Schulman et al. (2017); the implementation is rsl_rl's. Shapes: N enviro
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,13 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import Tensor
 
+from robokd import UserError
 from robokd.registry import register
+
+COUNTS = (
+    "iterations", "steps_per_iteration", "epochs", "mini_batches", "evaluate_every", "evaluate_episodes"
+)  # fmt: skip
+POSITIVE = ("learning_rate", "desired_kl", "clip", "max_grad_norm", "initial_std")
 
 
 @register("teacher", "ppo")
@@ -48,14 +55,30 @@ class PpoCfg:
     stop_success: float = 0.995  # stop when the validation success reaches this
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "steps_per_iteration", "epochs", "mini_batches", "evaluate_every"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"teacher.{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 < self.discount < 1:
-            raise ValueError(f"teacher.discount must be in (0, 1), got {self.discount}")
+        for name in POSITIVE:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"teacher.{name} must be > 0, got {getattr(self, name)}")
+        for name in ("entropy", "value_weight", "critic_warmup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"teacher.{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("discount", "gae_lambda"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"teacher.{name} must be in (0, 1], got {getattr(self, name)}")
+        for name in ("hidden", "critic_hidden"):
+            if not (sizes := getattr(self, name)) or min(sizes) < 1:
+                raise ValueError(f"teacher.{name} must be one layer or more of >= 1 units, got {list(sizes)}")
+        for name in ("actor_groups", "critic_groups"):
+            if not getattr(self, name):
+                raise ValueError(f"teacher.{name} must name at least one observation group, got none")
 
     def algorithm(self, obs: TensorDict, num_actions: int, device: str) -> PPO:
         """Return rsl_rl's PPO with fresh networks and a rollout storage shaped like obs."""
+        for group in (*self.actor_groups, *self.critic_groups):
+            if obs[group].ndim != 2:
+                raise UserError(f"teacher=ppo reads no pictures, and {group!r} is a camera")
         num_envs = obs.batch_size[0]
         storage = RolloutStorage("rl", num_envs, self.steps_per_iteration, obs, [num_actions], device)
         return PPO(

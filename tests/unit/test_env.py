@@ -1,5 +1,6 @@
 """The native environment: episodes are functions of their number, nothing returned is written again."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,26 +9,68 @@ from robokd.draws import Draws
 from robokd.env.base import HELD_OUT, Range, check_contract, contract, draw_parameters
 
 
-def _run(env, steps, episodes=None):
-    """Step with actions that follow from (episode, step) alone; return rewards by (episode, step)."""
-    env.reset(episodes)
-    seen = {}
+def _moments(env):
+    return list(zip(env.state.episode_id.tolist(), env.state.step.tolist(), strict=True))
+
+
+def _run(env, steps):
+    """Step with actions that follow from (episode, step) alone; return what was seen and paid at these."""
+    obs, seen = env.reset(), {}
     for _ in range(steps):
+        rows = zip(_moments(env), obs["proprio"], strict=True)
+        seen |= {("seen", *at): tuple(row.tolist()) for at, row in rows}
         state = env.state
         actions = torch.sin(state.episode_id[:, None] * 1.7 + state.step[:, None] * 0.3 + torch.arange(7))
-        before = list(zip(state.episode_id.tolist(), state.step.tolist(), strict=True))
+        before = _moments(env)
         obs, reward, _, _ = env.step(actions)
-        for key, row, value in zip(before, obs["proprio"], reward, strict=True):
-            seen[key] = (value.item(), tuple(row.tolist()))
+        seen |= {("paid", *at): value.item() for at, value in zip(before, reward, strict=True)}
     return seen
 
 
-def test_episodes_do_not_depend_on_the_number_of_environments(make_env):
-    few = _run(make_env(4, ("proprio",)), 6)
-    many = _run(make_env(16, ("proprio",)), 6)
+def test_episodes_are_the_same_at_64_and_at_256_environments(make_env):
+    short = {"horizon_s": 0.12, "hold_s": 0.1}
+    few = _run(make_env(64, ("proprio",), **short), 15)  # episodes 0 .. 319, one after the other
+    many = _run(make_env(256, ("proprio",), **short), 5)
     shared = set(few) & set(many)
-    assert len(shared) == 4 * 6
+    assert {episode for _, episode, _ in shared} == set(range(320))
+    assert len(shared) == 2 * (256 * 3 + 64 * 2)
     assert all(few[key] == many[key] for key in shared)
+
+
+def test_control_steps_take_as_long_as_the_task_says_whatever_the_physics_step(make_env):
+    from robokd.sim.mujoco import MujocoCfg
+
+    times = {}
+    for physics_dt in (0.008, 0.004, 0.02):
+        env = make_env(2, sim=MujocoCfg(physics_dt=physics_dt))
+        env.step(torch.zeros(2, 7))
+        times[physics_dt] = env.sim.get("time")[0].item()
+    assert list(times.values()) == pytest.approx([0.04] * 3)
+
+
+@pytest.mark.parametrize("physics_dt", [0.003, 0.016, 0.05])
+def test_a_physics_step_that_does_not_fit_the_control_step_is_refused(make_env, physics_dt):
+    from robokd.sim.mujoco import MujocoCfg
+
+    wanted = f"control_dt 0.04 s is not a multiple of sim.physics_dt {physics_dt:g} s; .* would fit"
+    with pytest.raises(UserError, match=wanted):
+        make_env(2, sim=MujocoCfg(physics_dt=physics_dt))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("radius_m", (0.7, 0.3)), ("start_rad", -0.1), ("start_rad", 2.5), ("joint_noise_rad", -1.0),
+     ("joint_step_rad", 0.0), ("stiffness", (0.0, 1.0)), ("camera_shift_m", -0.1), ("hold_s", 9.0),
+     ("action_weight", -1.0), ("tolerance_m", 0.0), ("azimuth_rad", float("nan"))],
+)  # fmt: skip
+def test_a_task_names_the_value_that_it_cannot_take(make_env, field, value):
+    with pytest.raises(ValueError, match=f"task.{field} must be"):
+        make_env(1, **{field: value})
+
+
+def test_a_camera_without_a_renderer_is_refused(make_env):
+    with pytest.raises(UserError, match="camera 'front' is asked for by a stage that renders nothing"):
+        make_env(1, ("proprio", "front"), sees=False)
 
 
 def test_threads_change_no_bit(make_env):
@@ -83,13 +126,18 @@ def test_a_diverged_world_ends_its_episode_is_counted_and_saved(make_env, tmp_pa
     env = make_env(3)
     env.failures = tmp_path
     env.sim.get("qvel")[1, 0] = 1e12
+    before = env.sim.get("qpos")[1].clone()
     _, reward, done, extras = env.step(torch.zeros(3, 7))
     assert done.tolist() == [0, 1, 0]
     assert not extras["success"].any()
     assert not extras["time_outs"].any()
     assert torch.isfinite(reward).all()
     assert env.episodes_diverged == 1
-    assert list(tmp_path.glob("diverged_*.npz"))
+    with np.load(next(tmp_path.glob("diverged_*.npz"))) as saved:
+        # what led there, not what the engine put in its place
+        assert saved["qvel_before"][0, 0] == 1e12
+        assert np.array_equal(saved["qpos_before"][0], before)
+        assert saved["episode"].tolist() == [1]
 
 
 def test_many_diverged_worlds_stop_the_run(make_env):

@@ -8,6 +8,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from robokd import UserError
+from robokd.cli import main
 from robokd.config import compose
 from robokd.learn import dagger
 from robokd.learn.residual import ResidualEnv
@@ -101,15 +102,24 @@ def test_4_the_residual_environment_composes_as_the_policy_does(make_env):
     assert torch.equal(inner.state.action, compose_actions(base, correction, 0.5))
 
 
-def test_7_a_student_may_not_act_on_what_only_a_simulator_knows(make_env):
+@pytest.mark.parametrize("group", ["privileged", "physics", "proprio"])
+def test_7_only_cameras_can_be_a_student_s_eyes(make_env, group):
     env = make_env(2, ("proprio", "privileged"))
     config = compose(
-        "distill",
-        ["parent=x", "cameras=[privileged]"],
-        {"task": {"part": "reach"}, "sim": {"part": "mujoco"}},
+        "distill", ["parent=x", f"cameras=[{group}]"], {"task": {"part": "reach"}, "sim": {"part": "mujoco"}}
     )
-    with pytest.raises(UserError, match="a student may not act on 'privileged': only a simulator has it"):
+    with pytest.raises(UserError, match=f"no camera named '{group}'. Known: front, wrist, outside"):
         dagger.build_student(config, env)
+
+
+@pytest.mark.parametrize("group", ["privileged", "physics", "front", "nothing"])
+def test_7_a_residual_may_not_act_on_what_a_robot_lacks(chain, tmp_path, capsys, group):
+    words = [f"parent={chain['distill']}", f"teacher.actor_groups=[features,{group}]", f"runs={tmp_path}"]
+    assert main(["refine", *words]) == 2
+    message = capsys.readouterr().err
+    assert f"may not act on '{group}'" in message
+    assert "Known: proprio, features, base_action" in message
+    assert not list(tmp_path.iterdir())
 
 
 def test_7_the_graph_depends_on_its_declared_inputs_alone(make_env):
@@ -136,22 +146,26 @@ def test_7_the_graph_depends_on_its_declared_inputs_alone(make_env):
     ]
 
 
-def test_8_truncation_bootstraps_and_termination_does_not(make_env):
-    from robokd.teachers.ppo import PpoCfg
-
+@pytest.mark.parametrize("succeeds", [False, True])
+def test_8_truncation_bootstraps_and_termination_does_not(make_env, succeeds):
     env = make_env(4, ("proprio", "privileged", "physics"), horizon_s=0.08, hold_s=0.04, tolerance_m=0.001)
+    env.task.distance = lambda state: torch.zeros(4) if succeeds else torch.ones(4)
     settings = PpoCfg(steps_per_iteration=2, hidden=(8,), critic_hidden=(8,))
     algorithm = settings.algorithm(env.get_observations(), 7, "cpu")
     obs = env.get_observations()
-    for _ in range(2):
+    while True:
         with torch.no_grad():
             actions = algorithm.act(obs)
             value = algorithm.transition.values[:, 0].clone()
             obs, reward, done, extras = env.step(actions)
             algorithm.process_env_step(obs, reward, done, extras)
-    stored = algorithm.storage.rewards[1, :, 0]
-    assert extras["time_outs"].all()
-    assert torch.allclose(stored, reward + settings.discount * value)
+        if done.all():
+            break
+    stored = algorithm.storage.rewards[algorithm.storage.step - 1, :, 0]
+    assert extras["time_outs"].tolist() == [not succeeds] * 4
+    assert extras["success"].tolist() == [succeeds] * 4
+    assert value.abs().min() > 0
+    assert torch.allclose(stored, reward if succeeds else reward + settings.discount * value)
 
 
 class Counter(nn.Module):
@@ -201,7 +215,7 @@ def test_12_a_replayed_sequence_gives_what_was_said_on_line(make_env):
         state = student.reset(state, done)
 
 
-def test_10_losses_are_linear_in_their_weights_and_zero_on_the_truth(engine):
+def test_10_losses_are_linear_in_their_weights(engine):
     engine._collect(0, 1.0)
     rows = engine.buffer.rows(torch.arange(8))
     (huber, one), (estimate, two) = engine.losses.values()
@@ -210,3 +224,29 @@ def test_10_losses_are_linear_in_their_weights_and_zero_on_the_truth(engine):
     scaled, _ = engine._loss(rows)
     assert torch.allclose(scaled, 3 * terms["action_huber"] + 0.5 * terms["estimate"])
     assert torch.allclose(loss, terms["action_huber"] + terms["estimate"])
+
+
+def test_12_a_residual_environment_restored_remembers_as_if_it_had_gone_on(make_env):
+    def stepped(env, steps):
+        return [env.step(torch.zeros(3, 7))[0]["base_action"] for _ in range(steps)]
+
+    def fresh():
+        return ResidualEnv(
+            make_env(3, ("proprio",), horizon_s=0.2, hold_s=0.1), Counter(), 0.3, ("base_action",)
+        )
+
+    whole = fresh()
+    stepped(whole, 3)
+    saved = whole.snapshot()
+    other = fresh()
+    other.restore(saved)
+    assert torch.equal(other.get_observations()["base_action"], whole.get_observations()["base_action"])
+    for left, right in zip(stepped(whole, 4), stepped(other, 4), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_12_a_student_remembers_the_steps_that_the_teacher_drove(engine):
+    engine.policy = StudentPolicy(Counter(), 6)
+    engine._collect(0, 1.0)
+    assert (engine.policy.state["steps"] == engine.env.state.step).all()
+    assert engine.env.state.step.max() > 0

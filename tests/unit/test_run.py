@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from robokd import UserError, run
-from robokd.run import Run, read_json, write_atomic
+from robokd.files import read_json, write_atomic
+from robokd.run import Run
 
 CONFIG = {"task": {"part": "hop", "tolerance_m": 0.02}, "sim": {"part": "mujoco"}, "device": "cpu"}
 
@@ -46,10 +47,24 @@ def test_parents_are_recorded_by_the_hash_of_the_checkpoint_that_is_read(fresh):
     fresh.save_checkpoint(2, state(2))
     root = fresh.path.parent
     for which, config in (("best", {}), ("last", {"checkpoint": "last"})):
-        child = Run.create(root, task="hop", stage="distill", config=config, parents=[fresh], seed=0)
+        parents = [fresh.reference(which)]
+        child = Run.create(root, task="hop", stage="distill", config=config, parents=parents, seed=0)
         file = fresh.path / "checkpoints" / read_json(fresh.path / "checkpoints" / f"{which}.json")["file"]
         wanted = hashlib.sha256(file.read_bytes()).hexdigest()
         assert child.lineage["parents"] == [{"path": str(fresh.path), "sha256": wanted}]
+
+
+def test_a_run_is_not_resumed_from_a_parent_that_has_changed(fresh):
+    fresh.save_checkpoint(1, state(1), best=True)
+    parents = [fresh.reference()]
+    root = fresh.path.parent
+    child = Run.create(root, task="hop", stage="distill", config={}, parents=parents, seed=0)
+    child.rewind()
+    fresh.save_checkpoint(2, state(2))  # the best one is as it was
+    child.rewind()
+    fresh.save_checkpoint(3, state(3), best=True)
+    with pytest.raises(UserError, match=r"was begun from .* with sha256 .*, now it has .*: begin a new run"):
+        child.rewind()
 
 
 def test_a_path_without_a_run_names_the_runs_nearby(fresh, tmp_path):

@@ -1,0 +1,31 @@
+"""How much memory this process has used at most."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+
+def forget_peak_memory() -> None:
+    """Begin a new peak: the stages of a pipeline share a process, and each is to say its own."""
+    with contextlib.suppress(OSError):  # Linux only
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_rss_mb() -> float:
+    """Return the largest resident size since the start, or since `forget_peak_memory`, in MiB."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024  # it counts KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_vram_mb() -> float:
+    """Return the most GPU memory torch has held, in MiB; 0 where it was not used."""
+    torch = sys.modules.get("torch")  # never imported for this: a robot has none
+    if torch is None or not torch.cuda.is_initialized():
+        return 0.0
+    return torch.cuda.max_memory_allocated() / 2**20
