@@ -18,13 +18,14 @@ from torch import Tensor
 
 from robokd import UserError
 from robokd.config import load
-from robokd.env.base import VecEnv
+from robokd.env.base import SPACES, VecEnv
 from robokd.files import write_atomic
 from robokd.intervals import paired, wilson
 from robokd.learn import dagger, residual, teach
 from robokd.learn.rollout import Outcomes, Policy, rollout
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.residual import RefinedPolicy
+from robokd.registry import unknown
 from robokd.run import Run
 from robokd.students.base import StudentPolicy
 
@@ -89,6 +90,9 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
     parent = Run.open(config.run)
     baseline = Run.open(config.baseline) if config.baseline else None
     parents = [parent, baseline] if baseline else [parent]
+    for space in config.spaces:
+        if space not in SPACES:
+            raise UserError(unknown("space of parameters", space, SPACES))
     for one in parents:
         check_policy(config, one)
     run = resume or create_run(config, "evaluate", parents)

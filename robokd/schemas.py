@@ -87,9 +87,10 @@ class DaggerConfig:
 
     def __post_init__(self) -> None:
         check(self, "dagger.")
-        for name in ("stop_retention", "validation_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"dagger.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.stop_retention <= 1:
+            raise ValueError(f"dagger.stop_retention must be in [0, 1], got {self.stop_retention}")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"dagger.validation_share must be in [0, 1), got {self.validation_share}")
         if not 0 < self.learning_rate_end <= self.learning_rate:
             rates = f"{self.learning_rate}, {self.learning_rate_end}"
             raise ValueError(f"dagger needs learning_rate >= learning_rate_end > 0, got {rates}")

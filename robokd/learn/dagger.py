@@ -282,6 +282,8 @@ def student_inputs(config: DistillConfig) -> tuple[str, ...]:
     """Return the groups that the student acts on: proprioception and its cameras."""
     if not config.cameras:
         raise UserError("cameras must name at least one camera, got none")
+    if twice := [name for name in config.cameras if config.cameras.count(name) > 1]:
+        raise UserError(f"cameras names {twice[0]!r} twice")
     return ("proprio", *config.cameras)
 
 
