@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robokd.vision.encode import decode
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from robokd.specs import CameraSpec
 
 INK, SOFT = "#1f2933", "#9aa5b1"
 COLOURS = ("#2563a8", "#d9722e", "#3d8f5f", "#8b4fa3")
@@ -91,6 +95,31 @@ def sheet(rows: Mapping[str, Sequence[np.ndarray]]) -> bytes:
             axis.set_xticks([])
             axis.set_yticks([])
     return _png(figure)
+
+
+def painted(image: np.ndarray, camera: CameraSpec) -> np.ndarray:
+    """Return an encoded image (C, H, W) as RGB (H, W, 3) uint8: near is bright, what was missed is black."""
+    if camera.encoding == "rgb_u8":
+        return image.transpose(1, 2, 0)
+    if camera.encoding == "segment_i16":
+        # neighbours in number get colours that differ
+        return _table("hsv", 0.0, 1.0)[(image[0].astype(np.int64) * 97) % 256] * (image[0] >= 0)[..., None]
+    share = (decode(image[0], camera) - camera.near_m) / (camera.far_m - camera.near_m)
+    return (
+        _table("magma", 0.95, 0.12)[(np.clip(share, 0, 1) * 255).astype(np.uint8)] * (image[0] > 0)[..., None]
+    )
+
+
+def error_map(distance: np.ndarray, worst: float) -> np.ndarray:
+    """Return distances (H, W) as RGB (H, W, 3) uint8: black is none, white is `worst` or more."""
+    return _table("inferno", 0.0, 1.0)[(np.clip(distance / worst, 0, 1) * 255).astype(np.uint8)]
+
+
+def _table(name: str, first: float, last: float) -> np.ndarray:
+    """Return 256 RGB colours of one of matplotlib's maps, uint8."""
+    import matplotlib
+
+    return (matplotlib.colormaps[name](np.linspace(first, last, 256))[:, :3] * 255).astype(np.uint8)
 
 
 def _figure(panels: int, width: float = 3.6) -> tuple[Figure, Any]:

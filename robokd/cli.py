@@ -24,6 +24,8 @@ STAGES = {
     "export": "robokd.export.onnx:export",
     "deploy": "robokd.sim2real.deploy:deploy",
     "play": "robokd.play:play",
+    "look": "robokd.look:look",
+    "bench": "robokd.bench.bench:bench",
     "report": "robokd.report:report",
     "pipeline": "robokd.pipeline:pipeline",
 }

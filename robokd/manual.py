@@ -25,6 +25,8 @@ EXAMPLES = {
     "deploy": "robokd deploy bundle=reach.robokd robot=mujoco episodes=20",
     "pipeline": "robokd pipeline task=reach experiment=demo",
     "play": "robokd play run=runs/<run> video=out.mp4",
+    "look": "robokd look task=reach cameras=all corrupt=realsense_d435 out=sheet.png",
+    "bench": "robokd bench what=render out=rows.json",
     "report": "robokd report runs=[runs/<run>,runs/<other run>] out=report.html",
 }
 OVERVIEW = """\

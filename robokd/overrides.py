@@ -56,7 +56,9 @@ class Override:
             raise UserError(f"{self}: expected {expected(hint)}, got {text!r}") from None
         if found.is_sweep_override():
             raise UserError(f"{self}: expected {expected(hint)}, got {text!r}; a list is written [a,b]")
-        return found.value()
+        value = found.value()
+        # one name where names are wanted: cameras=front
+        return [value] if hint == tuple[str, ...] and isinstance(value, str) else value
 
     def __str__(self) -> str:
         return self.label or self.key

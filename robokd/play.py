@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from robokd import UserError
+from robokd import UserError, charts
 from robokd.evaluate import load_policy, policy_groups
 from robokd.files import writable, write_atomic
 from robokd.learn.stage import begin, build_env
@@ -62,7 +62,7 @@ def record(config: PlayConfig, run: Run, episodes: int) -> Film:
         obs, extras = env.reset(torch.tensor([episode])), {}
         policy.reset(torch.ones(1, dtype=torch.bool))
         for _ in range(env.max_episode_length):
-            film.frames.append(_frame([obs[camera.name][0, 0].numpy() for camera in cameras], cameras))
+            film.frames.append(_frame([obs[camera.name][0].numpy() for camera in cameras], cameras))
             obs, _, done, extras = env.step(policy.act(obs))
             if done[0]:
                 break
@@ -94,23 +94,8 @@ def encode(film: Film) -> bytes:
         return path.read_bytes()
 
 
-def colour(picture: np.ndarray, camera: CameraSpec) -> np.ndarray:
-    """Return an encoded depth picture (H, W) as RGB uint8: near is bright, a miss is black."""
-    import matplotlib
-
-    is_miss = picture == 0
-    if camera.encoding == "depth_u8":
-        share = (picture.astype(np.float32) - 1) / 254
-    else:
-        share = (picture.astype(np.float32) - camera.near_m) / (camera.far_m - camera.near_m)
-    table = (matplotlib.colormaps["magma"](np.linspace(0.95, 0.12, 256))[:, :3] * 255).astype(np.uint8)
-    painted = table[(np.clip(share, 0, 1) * 255).astype(np.uint8)]
-    painted[is_miss] = 0
-    return painted
-
-
 def _frame(pictures: Sequence[np.ndarray], cameras: Sequence[CameraSpec]) -> np.ndarray:
-    height = max(picture.shape[0] for picture in pictures) * SCALE
+    height = max(camera.height for camera in cameras) * SCALE
     columns = list(_columns(pictures, cameras, height))
     width = sum(column.shape[1] for column in columns)
     frame = np.zeros((height + height % 2, width + width % 2, 3), np.uint8)
@@ -122,8 +107,8 @@ def _columns(
     pictures: Sequence[np.ndarray], cameras: Sequence[CameraSpec], height: int
 ) -> Iterator[np.ndarray]:
     for picture, camera in zip(pictures, cameras, strict=True):
-        times = max(1, height // picture.shape[0])
-        enlarged = colour(picture, camera).repeat(times, 0).repeat(times, 1)
+        times = max(1, height // camera.height)
+        enlarged = charts.painted(picture, camera).repeat(times, 0).repeat(times, 1)
         column = np.zeros((height, enlarged.shape[1] + GAP, 3), np.uint8)
         column[: enlarged.shape[0], : enlarged.shape[1]] = enlarged
         yield column

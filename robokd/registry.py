@@ -25,6 +25,7 @@ PACKAGES = {
     "task": "robokd.tasks",
     "sim": "robokd.sim",
     "renderer": "robokd.vision",
+    "corrupt": "robokd.vision",
     "teacher": "robokd.teachers",
     "student": "robokd.students",
     "loss": "robokd.losses",

@@ -14,7 +14,7 @@ import robokd
 from robokd import charts
 from robokd.config import compose
 from robokd.files import writable, write_atomic
-from robokd.play import colour, encode, record
+from robokd.play import encode, record
 from robokd.run import Run
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _sight(stages: dict[str, Run]) -> str:
 
     env = build_env(config, policy_groups(run), "test", num_envs=1)
     shots = pictures(env, load_policy(run, "best", env), count=8)
-    rows = {name: [colour(shot[name], env.camera_specs[name]) for shot in shots] for name in shots[0]}
+    rows = {name: [charts.painted(shot[name], env.camera_specs[name]) for shot in shots] for name in shots[0]}
     env.close()
     note = (
         "one test episode, from left to right; "
@@ -154,8 +154,9 @@ def _films(stages: dict[str, Run]) -> str:
             )
             film = record(config, stages[stage], FILM_EPISODES)
             data = base64.b64encode(encode(film)).decode()
+            within = f", within {tolerance:g} m" if (tolerance := _tolerance(stages[stage])) else ""
             parts.append(
-                f"<p>{name}: {sum(film.success)} of {len(film.success)}</p>"
+                f"<p>{name}{within}: {sum(film.success)} of {len(film.success)}</p>"
                 f'<video controls loop muted src="data:video/mp4;base64,{data}"></video>'
             )
     return f"<h2>The same episodes under each policy</h2>{''.join(parts)}" if parts else ""

@@ -107,6 +107,7 @@ class DistillConfig(SimulatingConfig):
     task: Any = field(metadata=part("task", inherit=True, fixed=True))
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer"))
+    corrupt: Any = field(metadata=part("corrupt"))
     student: Any = field(metadata=part("student"))
     loss: dict[str, Any] = field(default_factory=dict, metadata=part("loss"))
     cameras: tuple[str, ...] = ("front",)  # the student's eyes, by name
@@ -130,6 +131,7 @@ class RefineConfig(SimulatingConfig):
     task: Any = field(metadata=part("task", inherit=True, fixed=True))
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer", inherit=True))
+    corrupt: Any = field(metadata=part("corrupt", inherit=True))
     teacher: Any = field(metadata=part("teacher"))
     cameras: tuple[str, ...] = field(
         default=("front",), metadata={"inherit": True, "fixed": True}
@@ -155,6 +157,7 @@ class EvaluateConfig(SimulatingConfig):
     task: Any = field(metadata=part("task", inherit=True, fixed=True))
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer", inherit=True))
+    corrupt: Any = field(metadata=part("corrupt", inherit=True))
     episodes: int = 512  # of each test space
     spaces: tuple[str, ...] = ("seen", "unseen", "unseen_all")  # trained on, one range held out, all held out
     ablations: bool = True  # also with blank, shuffled and frozen cameras
@@ -183,6 +186,7 @@ class ExportConfig(SimulatingConfig):
     task: Any = field(metadata=part("task", inherit=True, fixed=True))
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer", inherit=True))
+    corrupt: Any = field(metadata=part("corrupt", inherit=True))
     parity_samples: int = 256  # control steps on which both policies are compared
 
 
@@ -194,7 +198,7 @@ class DeployConfig:
     robot: Any = field(metadata=part("robot"))
     episodes: int = 20  # at most
     duration_s: float = 0.0  # seconds instead of episodes; 0 = count episodes
-    arm: bool = False  # let a real robot move; otherwise commands are only computed
+    task: str = ""  # the bundle must be for; empty = any
     seed: int = 0  # of the simulated robot's episodes
     runs: str = "runs"  # folder that the run's folder is made in
     plugins: tuple[str, ...] = ()  # modules that register more parts
@@ -217,6 +221,34 @@ class PlayConfig(SimulatingConfig):
     task: Any = field(metadata=part("task", inherit=True, fixed=True))
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer", inherit=True))
+    corrupt: Any = field(metadata=part("corrupt", inherit=True))
+
+
+@dataclass(kw_only=True)
+class LookConfig(SimulatingConfig):
+    """Look at what cameras show: clean, spoiled as a sensor spoils it, and beside MuJoCo's own renderer."""
+
+    task: Any = field(metadata=part("task"))
+    sim: Any = field(metadata=part("sim"))
+    renderer: Any = field(metadata=part("renderer"))
+    corrupt: Any = field(metadata=part("corrupt"))
+    cameras: tuple[str, ...] = ("all",)  # by name, or all
+    moments: int = 6  # pictures of each camera, each of another episode
+    out: str = "look.png"  # file to write
+
+
+@dataclass(kw_only=True)
+class BenchConfig:
+    """Measure how fast robokd is beside what one would use instead, correctness first."""
+
+    what: str = "render"  # render or collect
+    out: str = "rows.json"  # file to write
+    repeats: int = 5  # of each side, in turn; the median counts
+    seed: int = 0  # of every random draw
+    plugins: tuple[str, ...] = ()  # modules that register more parts
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(kw_only=True)
@@ -247,6 +279,8 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "deploy": DeployConfig,
     "play": PlayConfig,
+    "look": LookConfig,
+    "bench": BenchConfig,
     "report": ReportConfig,
     "pipeline": PipelineConfig,
 }

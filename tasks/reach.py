@@ -6,7 +6,6 @@ joints and depth pictures. Frames: everything in the arm's base frame, which is 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,17 +16,17 @@ from robokd.tasks import panda
 from torch import Tensor
 
 from robokd import geometry
-from robokd.draws import Draws
-from robokd.env.base import Range, State, TaskEnv
-from robokd.env.native import NativeEnv
+from robokd.env import native
+from robokd.env.base import Range, Setup, State, TaskEnv
 from robokd.registry import register
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Term
 
 if TYPE_CHECKING:
     import mujoco
 
-    from robokd.sim.mujoco import MujocoCfg
-    from robokd.vision.raster import RasterCfg
+    from robokd.sim.base import SimCfg
+    from robokd.vision.base import RendererCfg
+    from robokd.vision.sensor import Corruption
 
 GOAL_RADIUS_M = 0.05
 # what the config's ranges and single numbers may be; the start pose stays within the joints' limits
@@ -82,17 +81,10 @@ class ReachCfg:
             raise ValueError("task.joint_step_rad must be > 0, got 0: the arm could not move")
 
     def build(
-        self, *, sim: MujocoCfg, renderer: RasterCfg | None, num_envs: int, groups: Sequence[str],
-        draws: Draws, space: str = "seen", device: str = "cpu", threads: int = 0,
-    ) -> TaskEnv:  # fmt: skip
-        """Return num_envs worlds of the task that emit `groups`."""
-        task = Reach(self)
-        worlds = sim.build(task.scene(), num_envs, device, threads)
-        cameras = [spec for name, spec in task.camera_specs().items() if name in groups]
-        eyes = None
-        if renderer is not None and cameras:
-            eyes = dataclasses.replace(renderer, threads=renderer.threads or threads).build(worlds, cameras)
-        return NativeEnv(task, worlds, eyes, groups, draws, space)
+        self, *, sim: SimCfg, renderer: RendererCfg | None, corrupt: Corruption, setup: Setup
+    ) -> TaskEnv:
+        """Return environments of the task."""
+        return native.build(Reach(self), sim=sim, renderer=renderer, corrupt=corrupt, setup=setup)
 
 
 class Reach:
@@ -114,7 +106,12 @@ class Reach:
 
         spec = panda.spec()
         floor = spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1])
-        floor.rgba = [0.5, 0.5, 0.5, 1]
+        floor.rgba = [0.5, 0.55, 0.6, 1]
+        spec.visual.headlight.specular = [0, 0, 0]  # no renderer of ours draws highlights
+        spec.worldbody.add_light(
+            name="lamp", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[0.4, 0.5, -1], diffuse=[0.6] * 3,
+            specular=[0, 0, 0],
+        )  # fmt: skip
         goal = spec.worldbody.add_body(name="goal", mocap=True, pos=[0.5, 0, 0.4])
         goal.add_geom(
             name="goal", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[GOAL_RADIUS_M, 0, 0], contype=0,
@@ -173,7 +170,7 @@ class Reach:
             ),
             "outside": CameraSpec(
                 name="outside", width=192, height=144, fovy_deg=45, near_m=0.6, far_m=2.6,
-                encoding="depth_f16", position_m=tuple(_OUTSIDE[0].tolist()), quaternion_wxyz=views["out"],
+                encoding="rgb_u8", position_m=tuple(_OUTSIDE[0].tolist()), quaternion_wxyz=views["out"],
             ),
         }  # fmt: skip
 
@@ -283,17 +280,15 @@ class Reach:
         return state.sim.model.site("tip").id
 
     def _set_gains(self, factor: Tensor, state: State, mask: Tensor) -> None:
-        model = state.sim.model
         for field, columns in (("actuator_gainprm", (0,)), ("actuator_biasprm", (1, 2))):
-            value = torch.from_numpy(getattr(model, field)).repeat(len(mask), 1, 1)
+            value = state.sim.get(field).clone()
             for column in columns:
                 value[:, :7, column] *= factor
             state.sim.set(field, value, mask)
 
     def _set_cameras(self, values: dict[str, Tensor], state: State, mask: Tensor) -> None:
         model = state.sim.model
-        position = torch.from_numpy(model.cam_pos).repeat(len(mask), 1, 1)
-        quaternion = torch.from_numpy(model.cam_quat).repeat(len(mask), 1, 1)
+        position, quaternion = state.sim.get("cam_pos").clone(), state.sim.get("cam_quat").clone()
         for name in ("front", "wrist"):
             camera, shift, tilt = model.camera(name).id, *values[f"camera_{name}"].split(3, 1)
             position[:, camera] += shift

@@ -33,18 +33,23 @@ def make_env() -> Callable:
     from robokd.tasks.reach import ReachCfg
 
     from robokd.draws import Draws
+    from robokd.env.base import Setup
     from robokd.sim.mujoco import MujocoCfg
     from robokd.vision.raster import RasterCfg
+    from robokd.vision.sensor import Corruption
 
     def make(
         num_envs: int = 4, groups: Sequence[str] = ("proprio", "privileged"), *, seed: int = 0,
         stream: str = "test", space: str = "seen", threads: int = 1, sim: MujocoCfg | None = None,
-        sees: bool = True, **fields: object,
+        sees: bool = True, corrupt: Corruption | None = None, **fields: object,
     ):  # fmt: skip
+        setup = Setup(
+            num_envs=num_envs, groups=groups, draws=Draws(seed, stream), space=space, threads=threads
+        )
+        renderer, corrupt = RasterCfg() if sees else None, corrupt or Corruption()
         return ReachCfg(**fields).build(
-            sim=sim or MujocoCfg(), renderer=RasterCfg() if sees else None, num_envs=num_envs, groups=groups,
-            draws=Draws(seed, stream), space=space, threads=threads,
-        )  # fmt: skip
+            sim=sim or MujocoCfg(), renderer=renderer, corrupt=corrupt, setup=setup
+        )
 
     return make
 

@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "nets": {"specs"},
     # parts know each other's protocols only
     **{part: {"nets", "vision", "students.base", "teachers.base", *NEUTRAL} for part in PARTS},
-    **{part: LEARNING | {"charts"} for part in ("learn", "evaluate", "doctor", "play", "charts", "bench")},
+    **{part: LEARNING | {"charts"} for part in ("learn", "evaluate", "doctor", "play", "look", "bench")},
+    "charts": {"specs", "vision"},
     "report": LEARNING | {"charts", "play", "sim2real.log"},
     "export.bundle": {"specs", "files"},
     "export.parity": {"students", "nets", "specs"},

@@ -1,7 +1,8 @@
 """The protocols of environments and tasks, and the space that an episode's parameters are drawn from.
 
 Shapes: N environments, A action dimensions, D numbers of one parameter.
-A task config's `build(sim, renderer, num_envs, groups, draws, space, device, threads)` returns a TaskEnv.
+A task config's `build(sim, renderer, corrupt, setup)` returns a TaskEnv: configs of a simulator, of a
+renderer (None for who needs no pictures) and of what spoils them, and a Setup.
 """
 
 from __future__ import annotations
@@ -27,6 +28,22 @@ if TYPE_CHECKING:
 
 SPACES = ("seen", "unseen", "unseen_all")
 HELD_OUT = 0.1  # share of each parameter's range, at either end, that training never sees
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How many environments of a task, what they emit, and whose episodes they run."""
+
+    num_envs: int
+    groups: Sequence[str]  # 1-D groups and cameras that are emitted, and no others
+    draws: Draws
+    space: str = "seen"  # one of SPACES
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.space not in SPACES:
+            raise ValueError(f"no parameter space named {self.space!r}. Known: {', '.join(SPACES)}")
 
 
 class VecEnv(Protocol):

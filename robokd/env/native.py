@@ -6,7 +6,6 @@ Shapes: N environments, A action dimensions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
-from robokd.draws import Draws
-from robokd.env.base import SPACES, State, Task, check_groups, draw_parameters
-from robokd.sim.base import Sim
+from robokd.env.base import Setup, State, Task, check_groups, draw_parameters
+from robokd.env.eyes import Eyes
+from robokd.sim.base import Sim, SimCfg
 from robokd.specs import Limits, decode
-from robokd.vision.base import Renderer
+from robokd.vision.base import RendererCfg
+from robokd.vision.sensor import Corruption
 
 MAX_DIVERGED_SHARE = 1e-3  # of episodes; above it the run stops
 DIVERGED_GRACE = 5  # diverged episodes before the share is judged
@@ -33,27 +33,12 @@ class NativeEnv:
     and the actions alone. Groups not asked for are not computed; without a camera group nothing is rendered.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        sim: Sim,
-        renderer: Renderer | None,
-        groups: Sequence[str],
-        draws: Draws,
-        space: str = "seen",
-    ) -> None:
-        self.task, self.sim, self.renderer = task, sim, renderer
-        self.draws, self.space = draws, space
+    def __init__(self, task: Task, sim: Sim, eyes: Eyes | None, setup: Setup) -> None:
+        self.task, self.sim, self.eyes = task, sim, eyes
+        self.draws, self.space, self.groups = setup.draws, setup.space, tuple(setup.groups)
         self.action_spec, self.obs_specs = task.action_spec(), task.obs_specs()
         self.camera_specs = task.camera_specs()
-        if space not in SPACES:
-            raise ValueError(f"no parameter space named {space!r}. Known: {', '.join(SPACES)}")
-        check_groups(groups, self.obs_specs, self.camera_specs)
         self.substeps = physics_steps(task.control_dt, sim.physics_dt)
-        self.groups = tuple(groups)
-        self.cameras = tuple(self.camera_specs[group] for group in groups if group in self.camera_specs)
-        if self.cameras and renderer is None:
-            raise UserError(f"camera {self.cameras[0].name!r} is asked for by a stage that renders nothing")
         self.num_envs, self.num_actions, self.device = sim.num_envs, self.action_spec.size, sim.device
         self.max_episode_length = round(task.horizon_s / task.control_dt)
         self.cfg: dict[str, Any] = {"task": type(task).__name__, "num_envs": sim.num_envs}
@@ -126,12 +111,9 @@ class NativeEnv:
             if name in self.obs_specs:
                 groups[name] = self.task.observe(name, self.state)
                 self._check_finite(f"observation {name!r}", groups[name])
-        if self.renderer is not None and self.cameras:
-            for camera in self.cameras:
-                pixels = np.empty((self.num_envs, *camera.shape), camera.dtype)
-                groups[camera.name] = torch.from_numpy(pixels)
-            self.renderer.render(self.sim, self.cameras, groups)
-            self.frames_rendered += self.num_envs * len(self.cameras)
+        if self.eyes is not None:
+            groups |= self.eyes.look(self.state.episode_id, self.state.step)
+            self.frames_rendered += self.num_envs * len(self.eyes.cameras)
         return TensorDict(groups, batch_size=[self.num_envs])
 
     def snapshot(self) -> dict[str, Any]:
@@ -142,6 +124,7 @@ class NativeEnv:
             "sim": self.sim.snapshot(),
             "episode": {name: value.clone() for name, value in state.episode.items()},
             **{name: getattr(state, name).clone() for name in names},
+            "eyes": self.eyes.snapshot() if self.eyes else {},
             "counts": [self.frames_rendered, self.episodes_ended, self.episodes_diverged],
         }
 
@@ -152,6 +135,8 @@ class NativeEnv:
             self.state.episode[name] = value.clone()
         for name in ("episode_id", "step", "action", "previous_action", "command", "rate"):
             setattr(self.state, name, snapshot[name].clone())
+        if self.eyes is not None:
+            self.eyes.restore(snapshot["eyes"])
         self._observations = self.observe()
         self.frames_rendered, self.episodes_ended, self.episodes_diverged = snapshot["counts"]
 
@@ -172,6 +157,8 @@ class NativeEnv:
         state = self.state
         values = draw_parameters(self._ranges, self.draws, state.episode_id, self.space)
         self.sim.reset(mask)
+        if self.eyes is not None:
+            self.eyes.begin(mask, state.episode_id)
         start = self.task.reset(values, state, mask)
         column = mask[:, None]
         state.command = torch.where(column, start.to(torch.float32), state.command)
@@ -227,6 +214,23 @@ class NativeEnv:
             stream=self.draws.stream, action=state.action[bad], command=state.command[bad], **before, **after,
         )  # fmt: skip
         return f"; state saved to {path}"
+
+
+def build(
+    task: Task, *, sim: SimCfg, renderer: RendererCfg | None, corrupt: Corruption, setup: Setup
+) -> NativeEnv:
+    """Return the environments of a native task; raises UserError for groups and cameras that it lacks."""
+    specs = task.camera_specs()
+    check_groups(setup.groups, task.obs_specs(), specs)
+    cameras = [specs[group] for group in setup.groups if group in specs]
+    if cameras and renderer is None:
+        raise UserError(f"camera {cameras[0].name!r} is asked for by a stage that renders nothing")
+    worlds = sim.build(task.scene(), setup.num_envs, setup.device, setup.threads)
+    eyes = None
+    if cameras and renderer is not None:
+        made = renderer.build(worlds, [*cameras, *Eyes.masks(cameras, corrupt).values()], setup.threads)
+        eyes = Eyes(worlds, made, cameras, corrupt, control_dt=task.control_dt, draws=setup.draws)
+    return NativeEnv(task, worlds, eyes, setup)
 
 
 def physics_steps(control_dt: float, physics_dt: float) -> int:

@@ -90,13 +90,13 @@ def rollout(
 
 
 def pictures(env: VecEnv, policy: Policy, count: int) -> list[dict[str, np.ndarray]]:
-    """Return `count` moments, evenly spaced, of episode 0 in a one-world env: {camera: encoded (H, W)}."""
+    """Return `count` moments, evenly spaced, of episode 0 in a one-world env: {camera: encoded (C, H, W)}."""
     cameras = [name for name in policy.inputs if name in env.camera_specs]
     obs = env.reset(torch.zeros(1, dtype=torch.int64))
     policy.reset(torch.ones(1, dtype=torch.bool))
     shots = []
     for _ in range(env.max_episode_length):
-        shots.append({name: obs[name][0, 0].numpy() for name in cameras})
+        shots.append({name: obs[name][0].numpy() for name in cameras})
         obs, _, done, _ = env.step(policy.act(obs))
         if done[0]:
             break

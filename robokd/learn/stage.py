@@ -11,16 +11,17 @@ import torch
 
 from robokd.config import dump
 from robokd.draws import Draws
-from robokd.env.base import TaskEnv
+from robokd.env.base import Setup, TaskEnv
 from robokd.memory import forget_peak_memory
 from robokd.run import Run
+from robokd.vision.sensor import Corruption
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt(3)
 _KEEP_BYTES = 1 << 30
 
 
 class StageConfig(Protocol):
-    """What the config of every stage that simulates has; `renderer` only where a stage may see."""
+    """What the config of every stage that simulates has; `renderer` and `corrupt` only where it may see."""
 
     task: Any  # a registered part, as are sim and renderer
     sim: Any
@@ -64,12 +65,13 @@ def build_env(
     space: str = "seen",
 ) -> TaskEnv:
     """Return the config's task with these groups; `stream` names whose draws it uses."""
-    return config.task.build(
-        sim=config.sim, renderer=getattr(config, "renderer", None),
-        num_envs=config.num_envs if num_envs is None else num_envs,  # pyright: ignore[reportAttributeAccessIssue]  (else num_envs is given)
-        groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
+    count = config.num_envs if num_envs is None else num_envs  # pyright: ignore[reportAttributeAccessIssue]
+    setup = Setup(
+        num_envs=count, groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
         threads=config.threads,
     )  # fmt: skip
+    renderer, corrupt = getattr(config, "renderer", None), getattr(config, "corrupt", Corruption())
+    return config.task.build(sim=config.sim, renderer=renderer, corrupt=corrupt, setup=setup)
 
 
 def _keep_memory() -> None:

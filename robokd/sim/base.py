@@ -5,9 +5,12 @@ Shapes: N worlds. A config's `build(spec, num_envs, device, threads)` returns a 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import mujoco
 
 
 class Sim(Protocol):
@@ -32,7 +35,10 @@ class Sim(Protocol):
         ...
 
     def reset(self, mask: Tensor | None = None) -> None:
-        """Put the worlds of mask back to the model's defaults; derived fields follow at `forward`."""
+        """Put the worlds of mask back to the model's defaults, their model fields included.
+
+        Derived fields follow at `forward`.
+        """
         ...
 
     def get(self, field: str) -> Tensor:
@@ -57,4 +63,12 @@ class Sim(Protocol):
 
     def close(self) -> None:
         """Free the worlds."""
+        ...
+
+
+class SimCfg(Protocol):
+    """A registered simulator config."""
+
+    def build(self, spec: mujoco.MjSpec, num_envs: int, device: str, threads: int) -> Sim:
+        """Compile spec and return num_envs worlds of it; raises UserError for what it cannot do."""
         ...

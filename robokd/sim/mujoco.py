@@ -36,8 +36,8 @@ class MujocoCfg:
         if self.physics_dt <= 0:
             raise ValueError(f"sim.physics_dt must be > 0 s, got {self.physics_dt}")
 
-    def build(self, spec: mujoco.MjSpec, num_envs: int, device: str = "cpu", threads: int = 0) -> MujocoSim:
-        """Compile spec and return num_envs worlds of it on `threads` threads (0: all cores)."""
+    def build(self, spec: mujoco.MjSpec, num_envs: int, device: str = "cpu", threads: int = 1) -> MujocoSim:
+        """Compile spec and return num_envs worlds of it on `threads` threads."""
         if device != "cpu":
             raise UserError(f"sim=mujoco runs on device=cpu, got device={device}")
         spec.option.timestep = self.physics_dt
@@ -49,7 +49,7 @@ class MujocoSim:
 
     device = "cpu"
 
-    def __init__(self, model: mujoco.MjModel, num_envs: int, threads: int = 0) -> None:
+    def __init__(self, model: mujoco.MjModel, num_envs: int, threads: int = 1) -> None:
         try:
             import mujoco
             from mujoco.batch import Batch
@@ -90,6 +90,9 @@ class MujocoSim:
     def reset(self, mask: Tensor | None = None) -> None:
         """See Sim.reset."""
         self.batch.reset(_ids(mask), stage=self._no_stage)
+        rows = slice(None) if mask is None else mask
+        for field in self._expanded:
+            self._views[field][rows] = torch.from_numpy(getattr(self.model, field))
 
     def get(self, field: str) -> Tensor:
         """See Sim.get. Zero-copy: the tensor shares MuJoCo's memory."""

@@ -13,6 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from robokd import UserError
 from robokd.nets.cnn import KeypointEncoder
 from robokd.nets.mlp import mlp
 from robokd.nets.normalizer import Normalizer
@@ -46,6 +47,10 @@ class CnnCfg:
         targets: dict[str, int],
     ) -> CnnStudent:
         """Return a student of the groups obs_specs (1-D) and cameras; see Student."""
+        for camera in cameras:
+            if not camera.is_depth:
+                got = f"{camera.name!r} gives {camera.encoding}"
+                raise UserError(f"student=cnn finds key points in depth, and {got}")
         return CnnStudent(self, obs_specs, cameras, action_size, targets)
 
 

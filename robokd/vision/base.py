@@ -1,7 +1,7 @@
 """The Renderer protocol: what turns the state of many worlds into encoded images.
 
-A renderer's config is `@register("renderer", name)` with `build(sim, cameras) -> Renderer`: `sim` is a Sim,
-`cameras` every CameraSpec that will be asked for; what cannot be drawn is refused there and then.
+A renderer's config is `@register("renderer", name)` with `build(sim, cameras, threads) -> Renderer`: `sim` is
+a Sim, `cameras` every CameraSpec that will be asked for; what cannot be drawn is refused there and then.
 Shapes: N worlds, H rows from the top, W columns from the left.
 """
 
@@ -39,6 +39,6 @@ class Renderer(Protocol):
 class RendererCfg(Protocol):
     """A registered renderer config."""
 
-    def build(self, sim: Sim, cameras: Sequence[CameraSpec]) -> Renderer:
-        """Return a renderer of these cameras; raises UserError for what it cannot draw."""
+    def build(self, sim: Sim, cameras: Sequence[CameraSpec], threads: int) -> Renderer:
+        """Return a renderer of these cameras on so many threads; raises UserError for what it cannot draw."""
         ...

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from tensordict import TensorDict
 
 from robokd import registry
 from robokd.draws import Draws
+from robokd.env.base import Setup
 from robokd.losses.base import TeacherOutput
 from robokd.specs import CameraSpec, ObsSpec, Term
 from robokd.students.base import StudentOutput
+from robokd.vision.sensor import Corruption
 
 pytest.importorskip("mujoco")
 
@@ -21,17 +25,13 @@ PROPRIO = ObsSpec(
 
 
 def _task_env(task: str, sim: str, renderer: str, num_envs: int, space: str = "seen"):
-    config = registry.find("task", task)()
-    known = config.build(
-        sim=registry.find("sim", sim)(), renderer=None, num_envs=1, groups=("proprio",),
-        draws=Draws(0, "test"),
-    )  # fmt: skip
-    groups = (*known.obs_specs, *known.camera_specs)
+    config, physics = registry.find("task", task)(), registry.find("sim", sim)()
+    setup = Setup(num_envs=1, groups=("proprio",), draws=Draws(0, "test"), space=space)
+    known = config.build(sim=physics, renderer=None, corrupt=Corruption(), setup=setup)
+    setup = dataclasses.replace(setup, num_envs=num_envs, groups=(*known.obs_specs, *known.camera_specs))
     known.close()
-    return config.build(
-        sim=registry.find("sim", sim)(), renderer=registry.find("renderer", renderer)(), num_envs=num_envs,
-        groups=groups, draws=Draws(0, "test"), space=space,
-    )  # fmt: skip
+    eyes = registry.find("renderer", renderer)()
+    return config.build(sim=physics, renderer=eyes, corrupt=Corruption(), setup=setup)
 
 
 @pytest.mark.parametrize("renderer", registry.names("renderer"))

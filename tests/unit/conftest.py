@@ -120,6 +120,7 @@ def parts(
         ("sim", "mujoco", SimCfg),
         ("sim", "mjwarp", OtherSimCfg),
         ("renderer", "raster", SimCfg),
+        ("corrupt", "clean", SimCfg),
         ("teacher", "ppo", TeacherCfg),
         ("student", "cnn", TeacherCfg),
         ("loss", "action_huber", LossCfg),

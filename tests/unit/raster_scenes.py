@@ -1,4 +1,4 @@
-"""Scenes of primitive shapes, what the renderer makes of them and what MuJoCo's rays find.
+"""Scenes of all shapes, what the renderer makes of them, and what MuJoCo's rays and its own renderer find.
 
 `Batch.ray` is right on visual geoms; mj_multiRay misses them.
 """
@@ -95,3 +95,76 @@ def shuffle(sim, rng, low, high):
     sim.set("mocap_pos", torch.from_numpy(rng.uniform(low, high, (*shape, 3))))
     sim.set("mocap_quat", torch.from_numpy(quat / np.linalg.norm(quat, axis=-1, keepdims=True)))
     sim.forward()
+
+
+def lump(rings=8, spokes=12):
+    """Vertices and outward triangles of a closed round mesh, (V, 3) and (F, 3)."""
+    up, around = np.meshgrid(
+        np.pi * np.arange(1, rings) / rings, 2 * np.pi * np.arange(spokes) / spokes, indexing="ij"
+    )
+    body = np.stack([np.sin(up) * np.cos(around), np.sin(up) * np.sin(around), np.cos(up)], -1).reshape(-1, 3)
+    i, j = np.meshgrid(np.arange(rings - 2), np.arange(spokes), indexing="ij")
+    a, b = i * spokes + j, i * spokes + (j + 1) % spokes
+    c, d = b + spokes, a + spokes
+    top, bottom, last = len(body), len(body) + 1, (rings - 2) * spokes
+    k = np.arange(spokes)
+    faces = [
+        np.stack([a, d, c], -1).reshape(-1, 3),
+        np.stack([a, c, b], -1).reshape(-1, 3),
+        np.stack([np.full(spokes, top), k, (k + 1) % spokes], -1),
+        np.stack([np.full(spokes, bottom), last + (k + 1) % spokes, last + k], -1),
+    ]
+    return np.concatenate([body, [[0, 0, 1], [0, 0, -1]]]), np.concatenate(faces)
+
+
+def add_shapes(spec, rng):
+    """Give a scene a smooth and a sharp mesh and a height field to make geoms of: lump, wedge, hills."""
+    vertices, faces = lump()
+    spec.add_mesh(name="lump", uservert=(vertices * (0.25, 0.2, 0.15)).ravel(), userface=faces.ravel())
+    spec.add_mesh(name="wedge", uservert=[0, 0, 0, 0.5, 0, 0, 0, 0.4, 0, 0, 0, 0.3])
+    heights = rng.uniform(0, 1, 9 * 13)
+    spec.add_hfield(name="hills", size=[0.6, 0.4, 0.3, 0.1], nrow=9, ncol=13, userdata=heights)
+
+
+def shape(kind):
+    """What add_geom needs to know of a kind: an mjtGeom, or a name of add_shapes."""
+    if kind == "hills":
+        return {"type": GEOM.mjGEOM_HFIELD, "hfieldname": kind}
+    return {"type": GEOM.mjGEOM_MESH, "meshname": kind} if isinstance(kind, str) else {"type": kind}
+
+
+def add_materials(spec):
+    """Checkers and gradients, flat and as cubes, stretched with the geom or not: chk0, chk1, cub0, cub1."""
+    colours = {"rgb1": [0.9, 0.1, 0.2], "rgb2": [0.1, 0.8, 0.3], "width": 64}
+    builtin, kinds = mujoco.mjtBuiltin, mujoco.mjtTexture
+    spec.add_texture(
+        name="chk", type=kinds.mjTEXTURE_2D, builtin=builtin.mjBUILTIN_CHECKER, height=64, **colours
+    )
+    spec.add_texture(
+        name="cub", type=kinds.mjTEXTURE_CUBE, builtin=builtin.mjBUILTIN_GRADIENT, height=384, **colours
+    )
+    for texture in ("chk", "cub"):
+        for is_uniform in (0, 1):
+            roles = [""] * int(mujoco.mjtTextureRole.mjNTEXROLE)
+            roles[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = texture
+            material = spec.add_material(
+                name=f"{texture}{is_uniform}", texrepeat=[2, 3], texuniform=bool(is_uniform),
+                rgba=[1, 0.9, 0.8, 1], emission=0.1 * is_uniform,
+            )  # fmt: skip
+            material.textures = roles
+
+
+class Still:
+    """One world as it stands in an MjModel and MjData: enough of a Sim to be drawn."""
+
+    num_envs = 1
+
+    def __init__(self, model, data):
+        self.model, self._data = model, data
+
+    def get(self, field):
+        owner = self._data if hasattr(self._data, field) else self.model
+        return getattr(owner, field)[None]
+
+    def forward(self):
+        mujoco.mj_forward(self.model, self._data)

@@ -18,6 +18,8 @@ MINIMAL = {
     "export": ["run=r"],
     "deploy": ["bundle=b.robokd"],
     "play": ["run=r"],
+    "look": ["task=hop"],
+    "bench": [],
     "report": ["runs=[a,b]"],
     "pipeline": ["task=hop"],
 }
@@ -30,7 +32,7 @@ def inherited():
 
 
 def composed(stage, *words):
-    base = None if stage in ("teach", "pipeline", "report", "deploy") else inherited()
+    base = None if stage in ("teach", "pipeline", "report", "deploy", "look", "bench") else inherited()
     return compose(stage, [*MINIMAL[stage], *words], base)
 
 
@@ -144,7 +146,7 @@ def test_a_mistake_is_one_line_that_names_key_value_and_what_exists(words, messa
         (["loss=[huber]"], "no loss named 'huber'. Known: action_huber, estimate, latent"),
         (["loss.latent.weight=2"], "loss has no key 'latent'. Keys: action_huber, estimate"),
         (["loss.estimate.weight=-1"], "loss.estimate: weight must be >= 0, got -1.0"),
-        (["cameras=front"], "cameras: expected a list such as [a,b], got 'front'"),
+        (["cameras=3"], "cameras: expected a list such as [a,b], got 3"),
         (["checkpoint=newest"], "checkpoint must be best or last, got 'newest'"),
         (["dagger.rounds=0"], "dagger.rounds must be >= 1, got 0"),
         (["dagger.stop_retention=2"], "dagger.stop_retention must be in [0, 1], got 2"),
@@ -338,3 +340,8 @@ def test_values_in_a_stages_file_come_above_the_parts_own_defaults(fake_configs)
         assert refused("teach").startswith("configs/teach.yaml: Key 'iteration' not in 'TeacherCfg'")
     finally:
         file.write_text(before)
+
+
+def test_one_name_is_a_list_of_one(parts):
+    assert composed("distill", "cameras=wrist").cameras == ("wrist",)
+    assert composed("distill", "cameras=[front,wrist]").cameras == ("front", "wrist")

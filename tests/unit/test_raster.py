@@ -229,7 +229,8 @@ def test_a_simulation_of_numpy_arrays_is_read_too():
             self.model, self.batch = model, Batch(model, 2, nthread=1)
 
         def get(self, field):
-            return self.model.geom_size if field == "geom_size" else self.batch.bind(field)
+            shared = ("geom_size", "cam_fovy")
+            return getattr(self.model, field) if field in shared else self.batch.bind(field)
 
         def forward(self):
             self.batch.forward()
@@ -249,13 +250,13 @@ def test_a_camera_that_does_not_exist_is_refused_with_those_that_do():
 
 def test_what_cannot_be_drawn_is_named_unless_it_is_hidden():
     spec = scene()
-    corners = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]
-    spec.add_mesh(name="tetrahedron", uservert=corners)
-    geom = spec.worldbody.add_geom(name="lump", type=GEOM.mjGEOM_MESH, meshname="tetrahedron")
-    with pytest.raises(UserError, match=r"cannot draw geoms lump \(mesh\): it draws plane, sphere"):
-        RasterCfg().build(build(spec), [FRONT])
-    geom.group = 3
-    assert not pictures(build(spec)).any()
+    spec.worldbody.add_geom(name="lump", size=[0.1, 0, 0])
+    sim = build(spec)
+    sim.model.geom_type[0] = GEOM.mjGEOM_SDF
+    with pytest.raises(UserError, match=r"cannot draw geoms lump \(sdf\): it draws plane, hfield, sphere"):
+        RasterCfg().build(sim, [FRONT])
+    sim.model.geom_group[0] = 3
+    assert not pictures(sim).any()
 
 
 def test_a_wrong_buffer_is_refused():

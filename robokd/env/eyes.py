@@ -1,0 +1,115 @@
+"""The cameras of many environments: rendered, spoiled as a sensor spoils pictures, encoded, shown when due.
+
+Shapes: N environments; images (N, *camera.shape).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robokd.draws import Draws
+from robokd.geometry import multiply
+from robokd.sim.base import Sim
+from robokd.specs import CameraSpec
+from robokd.vision.base import Renderer
+from robokd.vision.corrupt import FrameStore, Timing, corrupt_depth, corrupt_rgb, mounting_error
+from robokd.vision.encode import encode
+from robokd.vision.sensor import Corruption
+
+
+class Eyes:
+    """What the cameras of an environment show. Its memory is the frames under way."""
+
+    def __init__(
+        self, sim: Sim, renderer: Renderer, cameras: Sequence[CameraSpec], corruption: Corruption, *,
+        control_dt: float, draws: Draws,
+    ) -> None:  # fmt: skip
+        """`renderer` must have been built with `cameras` and their `masks`."""
+        self.cameras, self.corruption = tuple(cameras), corruption
+        self._sim, self._renderer, self._draws = sim, renderer, draws
+        self._masks = self.masks(cameras, corruption)
+        self._drawn = (*self.cameras, *self._masks.values())
+        self._stores: dict[str, FrameStore] = {}
+        if corruption.changes_timing:
+            for camera in cameras:
+                frames = torch.from_numpy(np.empty((sim.num_envs, *camera.shape), camera.dtype))
+                timing = Timing(corruption=corruption, camera=camera, control_dt=control_dt)
+                self._stores[camera.name] = FrameStore(timing, frames)
+        # geoms of the world itself are background: floor, walls, table
+        self._is_background = torch.from_numpy(np.append(sim.model.geom_bodyid == 0, True))  # last: nothing
+        self.ages_s = {camera.name: torch.zeros(sim.num_envs) for camera in cameras}  # (N,), of the last look
+
+    @staticmethod
+    def masks(cameras: Sequence[CameraSpec], corruption: Corruption) -> dict[str, CameraSpec]:
+        """Return the cameras that tell what is background, by the colour cameras that need to know."""
+        swapped = [camera for camera in cameras if corruption.background_rate and camera.encoding == "rgb_u8"]
+        return {
+            camera.name: dataclasses.replace(
+                camera, name=f"{camera.name}/segment", view=camera.scene_camera, encoding="segment_i16"
+            )
+            for camera in swapped
+        }
+
+    def begin(self, mask: Tensor, episode: Tensor) -> None:
+        """Begin the episodes (N,) of mask (N,): nothing is under way, the cameras stand a little wrong."""
+        for store in self._stores.values():
+            store.reset(mask)
+        if not self.corruption.changes_pose:
+            return
+        position, quaternion, fovy = (
+            self._sim.get(field).clone() for field in ("cam_pos", "cam_quat", "cam_fovy")
+        )
+        for name in dict.fromkeys(camera.scene_camera for camera in self.cameras):
+            index = self._sim.model.camera(name).id
+            shift, turn, wider = mounting_error(self.corruption, name, self._draws, episode)
+            position[:, index] += shift
+            quaternion[:, index] = multiply(quaternion[:, index], turn, torch)
+            fovy[:, index] += wider
+        for field, value in (("cam_pos", position), ("cam_quat", quaternion), ("cam_fovy", fovy)):
+            self._sim.set(field, value, mask)
+
+    def look(self, episode: Tensor, step: Tensor) -> dict[str, Tensor]:
+        """Return {camera: (N, *camera.shape)} as seen at `step` (N,) of `episode` (N,), fresh memory."""
+        raw = {camera.name: self._buffer(camera) for camera in self._drawn}
+        self._renderer.render(self._sim, self._drawn, raw)
+        seen = {}
+        for camera in self.cameras:
+            seen[camera.name] = self._spoil(camera, raw, episode, step)
+            if camera.name in self._stores:
+                frames, age_s = self._stores[camera.name].show(seen[camera.name], self._draws, episode, step)
+                seen[camera.name], self.ages_s[camera.name] = frames, age_s
+        return seen
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the frames under way."""
+        return {name: store.snapshot() for name, store in self._stores.items()}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Return to a snapshot."""
+        for name, store in self._stores.items():
+            store.restore(snapshot[name])
+
+    def _buffer(self, camera: CameraSpec) -> Tensor:
+        spoiled = camera.is_depth and self.corruption.changes_depth
+        kind = np.float32 if spoiled else camera.dtype
+        return torch.from_numpy(np.empty((self._sim.num_envs, *camera.shape), kind))
+
+    def _spoil(self, camera: CameraSpec, raw: dict[str, Tensor], episode: Tensor, step: Tensor) -> Tensor:
+        image = raw[camera.name]
+        if camera.is_depth and self.corruption.changes_depth:
+            depth = corrupt_depth(image, self.corruption, camera, self._draws, episode, step)
+            return torch.from_numpy(encode(depth.numpy(), camera))
+        if camera.encoding == "rgb_u8" and self.corruption.changes_colour:
+            background = None
+            if camera.name in self._masks:
+                background = self._is_background[raw[f"{camera.name}/segment"][:, 0].long()]
+            return corrupt_rgb(
+                image, self.corruption, camera, self._draws, episode, step, background_nhw=background
+            )
+        return image
