@@ -145,7 +145,9 @@ def _route(one: Override, layers: dict[str, list[Override]]) -> None:
     for name, layer in layers.items():
         known = {f.name: f for f in dataclasses.fields(SCHEMAS[name])}
         if head in SHARED and head in known:
-            layer.append(one)
+            # `task.tolerance_m` is of a part; deploying knows its task by name only
+            if not rest or "kind" in known[head].metadata:
+                layer.append(one)
         elif head == name:
             inner = known.get(rest)
             if not rest:

@@ -10,6 +10,7 @@ import gc
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
@@ -53,6 +54,8 @@ class Account:
     inferences_s: list[float] = field(default_factory=list)
     periods_s: list[float] = field(default_factory=list)  # between the beginnings of two ticks of an episode
     late_s: list[float] = field(default_factory=list)  # how long after its deadline each tick began
+    # by channel: how old its data was when a command was computed from it
+    ages_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def ticks(self) -> int:
@@ -106,19 +109,29 @@ def run_loop(
     plan: Plan,
     after_episode: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run the plan on a robot; however it ends, the robot has been stopped."""
-    with _one_interrupt(), _no_garbage_collection():
+    """Run the plan on a robot within `connected`; however it ends, the robot is stopped at once."""
+    try:
+        with _no_garbage_collection():
+            while not plan.is_over(account):
+                if isinstance(robot, EpisodicRobot):
+                    robot.begin(account.episodes)
+                _run_episode(robot, policy, safety=safety, pace=pace, log=log, account=account, plan=plan)
+                # the robot rests: time for the disk
+                log.flush()
+                after_episode()
+                gc.collect()
+    finally:
+        robot.stop()
+
+
+@contextlib.contextmanager
+def connected(robot: Robot) -> Iterator[None]:
+    """Connect a robot; however the block ends, the robot has been stopped."""
+    with _one_interrupt():
         try:
             try:
                 robot.connect()
-                while not plan.is_over(account):
-                    if isinstance(robot, EpisodicRobot):
-                        robot.begin(account.episodes)
-                    _run_episode(robot, policy, safety=safety, pace=pace, log=log, account=account, plan=plan)
-                    # the robot rests: time for the disk
-                    log.flush()
-                    after_episode()
-                    gc.collect()
+                yield
             finally:
                 robot.stop()
         finally:
@@ -133,10 +146,13 @@ def _run_episode(
     safety.begin(reading)
     pace.begin()
     while not (reading.is_done or plan.is_out_of_ticks(account)):
-        safety.check_reading(reading, pace.clock())
+        now_s = pace.clock()
+        safety.check_reading(reading, now_s)
+        for channel, captured_s in reading.captured_s.items():
+            account.ages_s[channel].append(now_s - captured_s)
         anchor, rate = safety.anchor, safety.rate
         decision = policy.act(reading.channels, anchor, rate, pace.clock)
-        command = safety.limit(decision.command, reading)
+        command = safety.limit(decision.command)
         sent = robot.write(command)
         safety.accept(sent)
         account.inferences_s.append(decision.inference_s)

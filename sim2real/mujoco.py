@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,16 +45,19 @@ class MujocoRobotCfg:
             if getattr(self, name) <= 0:
                 raise ValueError(f"robot.{name} must be > 0 s, got {getattr(self, name)}")
 
-    def build(self, *, bundle: Bundle, seed: int, folder: Path) -> MujocoRobot:
+    def build(self, *, bundle: Bundle, seed: int) -> MujocoRobot:
         """Return the driver; nothing is started before `connect`."""
-        return MujocoRobot(self, bundle, seed, folder)
+        return MujocoRobot(self, bundle, seed)
 
 
 class MujocoRobot:
     """The EpisodicRobot protocol over a child process, which never outlives it."""
 
-    def __init__(self, cfg: MujocoRobotCfg, bundle: Bundle, seed: int, folder: Path) -> None:
-        self._cfg, self._bundle, self._seed, self._folder = cfg, bundle, seed, folder
+    def __init__(self, cfg: MujocoRobotCfg, bundle: Bundle, seed: int) -> None:
+        self._cfg, self._bundle, self._seed = cfg, bundle, seed
+        self._folder: Path | None = None  # of the run
+        # what the process prints; it goes to the folder once there is one
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the driver lives
         self._reading = reading_layout(bundle.action, bundle.cameras)
         self._command = np.zeros(1, command_layout(bundle.action))
         self._wire: Wire | None = None
@@ -67,20 +71,27 @@ class MujocoRobot:
         ours, theirs = socket.socketpair()
         self._wire = Wire(ours)
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with theirs, (self._folder / OUTPUT).open("wb") as output:
+        with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", HOST, str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **one_thread},
+                stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
+                env={**os.environ, **one_thread},
             )  # fmt: skip
-        names = ("task_config", "sim_config", "renderer_config", "action", "observations", "cameras")
+        parts = (f"{kind}_config" for kind in ("task", "sim", "renderer", "corrupt"))
         setup = {
-            "bundle": str(self._bundle.path), **{name: self._bundle.manifest[name] for name in names},
+            "bundle": str(self._bundle.path),
+            **{name: self._bundle.manifest[name] for name in (*parts, "action", "observations", "cameras")},
             "seed": self._seed, "space": self._cfg.space, "command_timeout_s": self._cfg.command_timeout_s,
-            "report": str((self._folder / REPORT).absolute()),
         }  # fmt: skip
         self._send(Kind.OPEN, payload=json.dumps(setup).encode())
         self._receive(Kind.READY, self._cfg.start_timeout_s)
         self._is_ready = True
+
+    def log_into(self, folder: Path) -> None:
+        """See Robot.log_into."""
+        self._folder = folder
+        report = str((folder / REPORT).absolute())
+        self._send(Kind.LOG, payload=json.dumps({"report": report}).encode())
 
     def begin(self, episode: int) -> None:
         """See EpisodicRobot.begin."""
@@ -122,6 +133,8 @@ class MujocoRobot:
                 wire.close()
             if process is not None:
                 _end(process, patience_s)
+            if self._folder is not None and (printed := self._printed()):
+                (self._folder / OUTPUT).write_bytes(printed)
 
     def report(self) -> dict[str, Any]:
         """See EpisodicRobot.report; empty where the process died before it could say."""
@@ -170,7 +183,12 @@ class MujocoRobot:
             if code is not None and code < 0
             else f"exited with {code}"
         )
-        raise RuntimeError(f"the simulated robot {how}; its output is in {self._folder / OUTPUT}") from error
+        lines = self._printed().decode(errors="replace").strip().splitlines() or ["nothing"]
+        raise RuntimeError(f"the simulated robot {how}; the last it said: {lines[-1]}") from error
+
+    def _printed(self) -> bytes:
+        self._output.seek(0)
+        return self._output.read()
 
 
 def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:

@@ -31,9 +31,10 @@ from tensordict import TensorDict
 from robokd import UserError
 from robokd.config import load
 from robokd.draws import Draws
-from robokd.env.base import check_contract
+from robokd.env.base import Setup, check_contract
 from robokd.env.native import NativeEnv
 from robokd.files import write_atomic
+from robokd.memory import peak_rss_mb
 
 OPEN_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 1.0
@@ -47,7 +48,7 @@ class World:
         self.env = build_env(setup)
         env = self.env
         self.joints = env.action_spec.names
-        self.cameras = tuple(camera.name for camera in env.cameras)
+        self.cameras = tuple(group for group in env.groups if group in env.camera_specs)
         self.dt, self.substeps = env.sim.physics_dt, env.substeps
         model = env.sim.model
         self._position_ids = [int(model.joint(name).qposadr[0]) for name in self.joints]
@@ -58,7 +59,7 @@ class World:
 
     def begin(self, episode: int) -> None:
         """Put the world to the start of an episode."""
-        self.steps = 0
+        self.steps, self._has_diverged = 0, False
         self._take(self.env.reset(torch.tensor([episode])))
 
     def hold(self) -> np.ndarray:
@@ -67,14 +68,18 @@ class World:
 
     def step(self, target: np.ndarray) -> bool:
         """Advance a substep towards joint targets (A,) in rad; return whether it ends a control step."""
-        env = self.env
-        env.advance(torch.from_numpy(target)[None], 1)
+        env, state = self.env, self.env.state
+        state.command = torch.from_numpy(target)[None]
+        env.sim.step(env.task.control(state.command, state), 1)
+        self._has_diverged |= bool(env.sim.diverged()[0])  # the engine resets such a world in silence
         self.steps += 1
         if is_control_step := self.steps % self.substeps == 0:
-            env.state.step = env.state.step + 1
+            # timers, goal and time are judged when training judges them, not at every substep
+            state.step = state.step + 1
+            env.task.progress(state, self.substeps * self.dt)
             self._take(env.observe())
         else:
-            self._proprio = env.task.observe("proprio", env.state)[0].numpy()
+            self._proprio = env.task.observe("proprio", state)[0].numpy()
         return is_control_step
 
     def sense(self) -> dict[str, np.ndarray]:
@@ -88,27 +93,35 @@ class World:
 
     def is_success(self) -> bool:
         """Whether the episode's goal is reached."""
-        return bool(self.env.task.success(self.env.state)[0])
+        return bool(self.env.task.success(self.env.state)[0]) and not self._has_diverged
 
     def is_over(self) -> bool:
-        """Whether the episode has ended: by success, failure, divergence or time."""
+        """Whether the episode has ended: by divergence, or with a control step by goal, failure or time."""
         env = self.env
-        is_late = self.steps * self.dt >= env.task.horizon_s - self.dt / 2
-        return is_late or bool(env.task.terminated(env.state)[0]) or bool(env.sim.diverged()[0])
+        if self._has_diverged or self.steps % self.substeps:
+            return self._has_diverged
+        is_late = int(env.state.step[0]) >= env.max_episode_length
+        return is_late or bool(env.task.terminated(env.state)[0])
 
     def _take(self, observations: TensorDict) -> None:
         self._proprio = observations["proprio"][0].numpy()
         self.pictures = {name: observations[name][0].numpy() for name in self.cameras}
+        eyes = self.env.eyes
+        self.ages_s = {name: float(eyes.ages_s[name][0]) for name in self.cameras} if eyes else {}
 
 
 def build_env(setup: dict[str, Any]) -> NativeEnv:
     """Return one world of the bundle's task; UserError where it is no longer what the policy was made for."""
-    parts = {name: setup[f"{name}_config"] for name in ("task", "sim", "renderer")}
+    parts = {name: setup[f"{name}_config"] for name in ("task", "sim", "renderer", "corrupt")}
     config = load("play", {"run": setup["bundle"], **parts})
-    env = config.task.build(
-        sim=config.sim, renderer=config.renderer, num_envs=1, groups=("proprio", *setup["cameras"]),
-        draws=Draws(setup["seed"], "test"), space=setup["space"], device="cpu", threads=1,
-    )  # fmt: skip
+    try:
+        wanted = Setup(
+            num_envs=1, groups=("proprio", *setup["cameras"]), draws=Draws(setup["seed"], "test"),
+            space=setup["space"], device="cpu", threads=1,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"robot.space: {error}") from None
+    env = config.task.build(sim=config.sim, renderer=config.renderer, corrupt=config.corrupt, setup=wanted)
     saved = {name: setup[name] for name in ("action", "observations", "cameras")}
     check_contract(saved, env, f"bundle {setup['bundle']}")
     return env
@@ -125,8 +138,10 @@ class Host:
         self._is_running = self._is_success = False
         self._begun_s = self._pictured_s = time.monotonic()  # of the substep due next; of the newest pictures
         self._target, self._next, self._next_s = world.hold(), None, 0.0
+        self.report: Path | None = None  # where the account is to be written
         self._answers: dict[Kind, Callable[[int, bytearray], None]] = {
             Kind.BEGIN: self._begin, Kind.READ: self._read, Kind.COMMAND: self._take_command,
+            Kind.LOG: self._log,
         }  # fmt: skip
 
     def serve(self) -> None:
@@ -167,7 +182,7 @@ class Host:
         self._target, self._next, self._next_s = self.world.hold(), None, 0.0
         self._is_running, self._is_success = True, False
         self._begun_s = self._pictured_s = time.monotonic()
-        self.account.begin(episode, self._begun_s)
+        self.account.begin(episode, self._begun_s, self._target)
         self.wire.send(Kind.BEGUN, episode, timeout_s=SEND_TIMEOUT_S)
 
     def _read(self, sequence: int, _: bytearray) -> None:
@@ -176,9 +191,17 @@ class Host:
         row["joints_s"] = self._begun_s
         for name, value in sensed.items():
             row[name] = value
+        row["joint_target"] = self._target
         for name, picture in self.world.pictures.items():
-            row[name], row[f"{name}_s"] = picture, self._pictured_s
+            row[name], row[f"{name}_s"] = picture, self._pictured_s - self.world.ages_s[name]
         self.wire.send(Kind.READING, sequence, row.tobytes(), timeout_s=SEND_TIMEOUT_S)
+
+    def _log(self, _: int, payload: bytearray) -> None:
+        self.report = Path(json.loads(payload)["report"])
+
+    def summary(self) -> dict[str, Any]:
+        """Return the account of the robot and of its process."""
+        return {**self.account.summary(), "peak_rss_mb": peak_rss_mb()}
 
     def _take_command(self, sequence: int, payload: bytearray) -> None:
         arrived_s = time.monotonic()
@@ -193,20 +216,19 @@ def main(descriptor: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     wire = Wire(socket.socket(fileno=descriptor))
-    account, report = None, Path()
+    host = None
     try:
         _, _, payload = wire.receive(OPEN_TIMEOUT_S)
         setup = json.loads(payload)
-        report = Path(setup["report"])
         with torch.no_grad():
             world = World(setup)
-            account = RobotAccount(world.env.action_spec, setup["command_timeout_s"])
+            host = Host(wire, world, RobotAccount(world.env.action_spec, setup["command_timeout_s"]))
             gc.collect()
             gc.freeze()
             gc.disable()
             wire.send(Kind.READY, timeout_s=SEND_TIMEOUT_S)
-            Host(wire, world, account).serve()
-        wire.send_json(Kind.REPORT, account.summary(), timeout_s=SEND_TIMEOUT_S)
+            host.serve()
+        wire.send_json(Kind.REPORT, host.summary(), timeout_s=SEND_TIMEOUT_S)
     except ConnectionError:
         return 0  # the driver is gone: there is nobody to tell
     except Exception as error:
@@ -216,9 +238,9 @@ def main(descriptor: int) -> int:
             wire.send_json(Kind.FAILED, content, timeout_s=SEND_TIMEOUT_S)
         return 1
     finally:
-        if account is not None:
-            content = {**account.summary(), "commands_received": account.received}
-            write_atomic(report, json.dumps(content).encode())
+        if host is not None and host.report is not None:
+            content = {**host.summary(), "commands_received": host.account.received}
+            write_atomic(host.report, json.dumps(content).encode())
     return 0
 
 

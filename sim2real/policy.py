@@ -14,6 +14,7 @@ import onnxruntime
 
 from robokd import UserError
 from robokd.export.bundle import Bundle
+from robokd.export.parity import MAX_ABS, errors, read_samples
 from robokd.specs import ObsSpec, differences
 
 TERMS = ("joint_pos", "joint_vel", "command_rate")  # what a "proprio" group may be made of
@@ -33,7 +34,10 @@ class Decision:
 
 
 class Policy:
-    """Maps the robot's channels to a command; refuses a graph that is not what the manifest says."""
+    """Maps the robot's channels to a command.
+
+    Refuses a graph that is not what the manifest says, and one that does not say here what it said at export.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = _open(bundle)
@@ -45,6 +49,7 @@ class Policy:
         }
         self._cameras = tuple(bundle.cameras)
         self._outputs = list(bundle.manifest["graph"]["outputs"])
+        _check_golden(bundle, self._session)
         for _ in range(WARMUP_RUNS):
             self._session.run(self._outputs, self._feeds)
 
@@ -110,6 +115,26 @@ def _check_graph(bundle: Bundle, session: onnxruntime.InferenceSession) -> None:
     rows += differences(described["outputs"], _describe(session.get_outputs()), "policy.onnx outputs")
     if rows:
         raise UserError(f"{bundle.path}: the graph does not fit its contract: {'; '.join(rows[:3])}")
+
+
+def _check_golden(bundle: Bundle, session: onnxruntime.InferenceSession) -> None:
+    """Repeat the proof of the export on this machine, with its own onnxruntime."""
+    described = bundle.manifest["graph"]
+    try:
+        samples = read_samples(bundle.member(described["samples"]), described)
+    except ValueError as error:
+        what = f"member {described['samples']!r} does not hold golden vectors of the graph"
+        raise UserError(f"{bundle.path}: {what}: {error}") from None
+    names = list(described["outputs"])
+    for number, sample in enumerate(samples):
+        said = dict(zip(names, map(np.asarray, session.run(names, sample.inputs)), strict=True))
+        for name, error in errors(sample.outputs, said, bundle.action.control_dt).items():
+            if not error <= MAX_ABS:
+                raise UserError(
+                    f"{bundle.path}: onnxruntime {onnxruntime.__version__} on this machine is off by "
+                    f"{error:.1e} from what {name!r} of golden vector {number} was at export, at most "
+                    f"{MAX_ABS:.0e} may be"
+                )
 
 
 def _describe(nodes: Sequence[Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from robokd.export.bundle import Bundle
 
-JOINT_CHANNELS = ("joint_pos", "joint_vel")  # rad, rad/s; every other channel is a camera's
+# rad, rad/s, and in rad the last joint target, which the robot is holding; every other channel is a camera's
+JOINT_CHANNELS = ("joint_pos", "joint_vel", "joint_target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ class Robot(Protocol):
 
     def connect(self) -> None:
         """Open the connection and refuse a robot that does not fit the bundle. Nothing moves."""
+        ...
+
+    def log_into(self, folder: Path) -> None:
+        """Keep the driver's own files in `folder`, the run's. Called once, after `connect`."""
         ...
 
     def read(self) -> Reading:
@@ -63,6 +68,6 @@ class EpisodicRobot(Robot, Protocol):
 class RobotCfg(Protocol):
     """A registered robot config (kind "robot")."""
 
-    def build(self, *, bundle: Bundle, seed: int, folder: Path) -> Robot:
-        """Return the driver, not yet connected; `folder` is the run's, for files of the driver's own."""
+    def build(self, *, bundle: Bundle, seed: int) -> Robot:
+        """Return the driver, not yet connected."""
         ...

@@ -18,8 +18,8 @@ TOLERANCE = 1e-4  # of a limit; position: of the joint's range
 class RobotAccount:
     """Checks every command received and every measured state against an ActionSpec, by counting.
 
-    Rates are of nominal time (control_dt), between commands that follow each other in sequence. The first
-    command of an episode has none before it, and the second no rate before it.
+    Rates are of nominal time (control_dt), between commands that follow each other in sequence. An episode
+    starts from the target that the robot holds, at rest: its first command is judged like every other.
     """
 
     def __init__(self, action: ActionSpec, command_timeout_s: float) -> None:
@@ -34,13 +34,14 @@ class RobotAccount:
         self._outcomes: list[bool] = []
         self._late_s: list[float] = []
         self._lost_s = 0.0
-        self.begin(-1, 0.0)
+        self._sequence = 0  # of the last command; they are numbered from 1, through all episodes
+        self.begin(-1, 0.0, np.zeros(action.size, np.float32))
 
-    def begin(self, episode: int, begun_s: float) -> None:
-        """Start an episode; what was commanded before it is no measure for its first command."""
+    def begin(self, episode: int, begun_s: float, held: np.ndarray) -> None:
+        """Start an episode in which the robot holds joint targets (A,)."""
         self._episode, self._last_s, self._is_alone = episode, begun_s, False
-        self._sequence: int | None = None
-        self._target = self._rate = None
+        self._target: np.ndarray | None = held.astype(float)
+        self._rate: np.ndarray | None = np.zeros(len(held))
 
     def end(self, is_success: bool) -> None:
         """End an episode."""
@@ -51,12 +52,14 @@ class RobotAccount:
         self.received.append([self._episode, sequence, arrived_s, target.tolist()])
         self._last_s, self._is_alone = arrived_s, False
         target = target.astype(float)
-        if not np.isfinite(target).all():
-            self._violations["command_non_finite"] += 1
-            return
-        if self._sequence is not None and sequence != self._sequence + 1:
+        if sequence != self._sequence + 1:
             self._counts["commands_lost"] += 1
             self._target = self._rate = None
+        self._sequence = sequence
+        if not np.isfinite(target).all():
+            self._violations["command_non_finite"] += 1
+            self._rate = None if self._target is None else np.zeros(len(target))  # refused: it holds the last
+            return
         self._check_position("command_position", target)
         rate = None
         if self._target is not None:
@@ -64,7 +67,7 @@ class RobotAccount:
             self._check("command_velocity", np.abs(rate), self._velocity)
             if self._rate is not None:
                 self._check("command_acceleration", np.abs(rate - self._rate) / self._dt, self._acceleration)
-        self._sequence, self._target, self._rate = sequence, target, rate
+        self._target, self._rate = target, rate
 
     def measure(self, position: np.ndarray, velocity: np.ndarray, now_s: float, late_s: float) -> None:
         """Judge a true state (A,) after a substep that ended at `now_s` and was done `late_s` later."""
@@ -81,7 +84,13 @@ class RobotAccount:
         self._lost_s += seconds
 
     def summary(self) -> dict[str, Any]:
-        """Return the account as JSON-ready data."""
+        """Return the account as JSON-ready data.
+
+        `violations` counts and `worst` shows what went beyond a limit: `command_*` of what the robot was
+        told, which the policy's side has to keep; `measured_*` of how it truly moved. That is the physics'
+        doing: a joint lags behind its target and overshoots, so under wild actions it can be faster than any
+        command, and for a moment beyond the end of its range.
+        """
         late, shares = self._late_s, {"p50": 0.5, "p99": 0.99, "max": 1.0}
         quantiles = {name: float(np.quantile(late, q)) if late else None for name, q in shares.items()}
         return {

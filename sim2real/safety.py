@@ -14,6 +14,9 @@ from robokd.export.bundle import Bundle
 from robokd.specs import Limits, limit
 
 TOLERANCE = 1e-5  # rad; what is moved by less is float noise, not a clipped command
+# rad between a joint at rest and the target it holds: room for sag under load; the simulated arm has none of
+# that, and 0.0064 of noise
+HELD_TOLERANCE = 0.05
 CLOCK_TOLERANCE_S = 1e-3  # a capture time may be this far ahead of now
 
 
@@ -28,8 +31,8 @@ class SafetyStop(Exception):  # noqa: N818 - it is an outcome with an exit code 
 class Safety:
     """Checks readings and commands of one robot; owns the last sent target and its rate.
 
-    A command passes: finite -> (the first one) close to the measured pose -> position, velocity and
-    acceleration limits from the last target sent. `counts` holds how often each kind of check acted.
+    A command passes: finite -> (the first one) within reach of the target that is held -> position, velocity
+    and acceleration limits from the last target sent. `counts` holds how often each kind of check acted.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -49,14 +52,19 @@ class Safety:
         self._is_first = True
 
     def begin(self, reading: Reading) -> None:
-        """Start from the measured pose at rest; refuse a pose that no training episode started from."""
-        measured = self._measured(reading)
+        """Start at rest from the target that the robot holds, which is where training starts.
+
+        From the measured pose the first command would jump by its noise. Refused are a pose that no training
+        episode started from, and a target that the robot cannot be holding or may not hold.
+        """
+        measured, held = (self._finite(reading, name) for name in ("joint_pos", "joint_target"))
         outside = (measured < self.start_lower) | (measured > self.start_upper)
         if outside.any():
             joint = int(np.argmax(outside))
             wanted = f"[{self.start_lower[joint]:.4f}, {self.start_upper[joint]:.4f}] rad"
             self._stop("start", f"{self.names[joint]} starts at {measured[joint]:.4f} rad, wanted {wanted}")
-        self.anchor = np.clip(measured, self.limits.lower, self.limits.upper)
+        self._check_held(held, measured)
+        self.anchor = np.clip(held, self.limits.lower, self.limits.upper)
         self.rate = np.zeros_like(self.anchor)
         self._is_first = True
 
@@ -71,15 +79,14 @@ class Safety:
                         f"stale_{group}", f"{channel} is {age:.4f} s old, at most {budget} s is allowed"
                     )
         for channel in JOINT_CHANNELS:
-            if not np.isfinite(reading.channels[channel]).all():
-                self._stop("non_finite_proprio", f"{channel} reads {reading.channels[channel].tolist()}")
+            self._finite(reading, channel)
 
-    def limit(self, command: np.ndarray, reading: Reading) -> np.ndarray:
+    def limit(self, command: np.ndarray) -> np.ndarray:
         """Return the command (A,) moved as little as needed to keep every limit."""
         if not np.isfinite(command).all():
             self._stop("non_finite", f"the policy commands {command.tolist()}")
         if self._is_first:
-            self._check_first(command, reading)
+            self._check_first(command)
         target, rate = limit(command, self.anchor, self.rate, self.limits)
         if np.abs(target - command).max() > TOLERANCE:
             self.counts.update(self._broken(command))
@@ -93,19 +100,33 @@ class Safety:
         self.anchor = np.array(sent, np.float32)
         self._is_first = False
 
-    def _measured(self, reading: Reading) -> np.ndarray:
-        measured = reading.channels["joint_pos"]
-        if not np.isfinite(measured).all():
-            self._stop("non_finite_proprio", f"joint_pos reads {measured.tolist()}")
-        return measured.astype(np.float32)
+    def _finite(self, reading: Reading, channel: str) -> np.ndarray:
+        values = reading.channels[channel]
+        if not np.isfinite(values).all():
+            self._stop("non_finite_proprio", f"{channel} reads {values.tolist()}")
+        return values.astype(np.float32)
 
-    def _check_first(self, command: np.ndarray, reading: Reading) -> None:
-        distance = np.abs(command - self._measured(reading))
+    def _check_held(self, held: np.ndarray, measured: np.ndarray) -> None:
+        distance, limits = np.abs(held - measured), self.limits
+        if (distance > HELD_TOLERANCE).any():
+            joint = int(np.argmax(distance))
+            far = f"is {measured[joint]:.4f} rad, the target it holds {held[joint]:.4f}"
+            self._stop("held_target", f"{self.names[joint]} {far}: at most {HELD_TOLERANCE} apart is allowed")
+        outside = (held < limits.lower - TOLERANCE) | (held > limits.upper + TOLERANCE)
+        if outside.any():
+            joint = int(np.argmax(outside))
+            allowed = f"[{limits.lower[joint]:.4f}, {limits.upper[joint]:.4f}] rad"
+            self._stop(
+                "held_target", f"{self.names[joint]} holds {held[joint]:.4f} rad, limits are {allowed}"
+            )
+
+    def _check_first(self, command: np.ndarray) -> None:
+        distance = np.abs(command - self.anchor)
         # the farthest that one action can ask for; more means that policy and robot mean different joints
         bound = self.limits.scale + TOLERANCE
         if (distance > bound).any():
             joint = int(np.argmax(distance - bound))
-            far = f"{distance[joint]:.4f} rad from the measured pose, allowed is {bound[joint]:.4f}"
+            far = f"{distance[joint]:.4f} rad from the target it holds, allowed is {bound[joint]:.4f}"
             self._stop("start", f"the first command for {self.names[joint]} is {far}")
 
     def _broken(self, command: np.ndarray) -> list[str]:

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 import numpy as np
+from robokd.sim2real.robot import JOINT_CHANNELS
 
 from robokd.specs import ActionSpec, CameraSpec
 
@@ -33,6 +34,7 @@ class Kind(enum.IntEnum):
     STOP = 8  # empty
     REPORT = 9  # JSON: the robot's account
     FAILED = 10  # JSON: why the robot gave up
+    LOG = 11  # JSON: where the robot is to write its account; no answer
 
 
 KINDS = frozenset(Kind)
@@ -40,7 +42,7 @@ KINDS = frozenset(Kind)
 
 def reading_layout(action: ActionSpec, cameras: dict[str, CameraSpec]) -> np.dtype[np.void]:
     """Return the layout of a READING: times in s on the monotonic clock, joints in rad and rad/s, images."""
-    joints = [("joint_pos", "<f4", (action.size,)), ("joint_vel", "<f4", (action.size,))]
+    joints = [(name, "<f4", (action.size,)) for name in JOINT_CHANNELS]
     images = [
         field
         for name, camera in cameras.items()

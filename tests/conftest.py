@@ -22,6 +22,7 @@ TINY = {
     "refine": [
         "num_envs=16", "teacher.iterations=4", "teacher.steps_per_iteration=8", "teacher.evaluate_every=2",
         "teacher.evaluate_episodes=8", "teacher.hidden=[32]", "teacher.critic_hidden=[32]",
+        "teacher.critic_warmup=1",
     ],
 }  # fmt: skip
 

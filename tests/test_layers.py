@@ -21,6 +21,7 @@ GROUND = {
     "specs", "draws", "geometry", "intervals", "registry", "run", "progress", "events", "schemas", "files",
     "memory", "cores",
 }  # fmt: skip
+ROBOT = {"specs", "geometry", "intervals", "registry", "run", "files", "memory"}
 NEUTRAL = {"specs", "draws", "geometry", "registry"}
 CONFIG = {"config", "schemas", "overrides"}
 PARTS = {"teachers", "students", "losses", "curricula"}
@@ -42,22 +43,12 @@ MAY_IMPORT = {
     "charts": {"specs", "vision"},
     "report": LEARNING | {"charts", "play", "sim2real.log"},
     "export.bundle": {"specs", "files"},
-    "export.parity": {"students", "nets", "specs"},
+    "export.parity": set(),  # the robot reads it too
     # its stage function opens a run and steps its environment, as learn does
     "export.onnx": LEARNING | {"export"},
     "export": set(),
     "tasks": {"env", "sim", "vision", *NEUTRAL},
-    "sim2real": {
-        "specs",
-        "geometry",
-        "intervals",
-        "registry",
-        "run",
-        "files",
-        "memory",
-        *CONFIG,
-        "export.bundle",
-    },
+    "sim2real": {*ROBOT, *CONFIG, "export.bundle", "export.parity"},
     "sim2real.mujoco_host": {"env", "sim", "vision", "sim2real", *NEUTRAL, "files", "memory", *CONFIG},
     "configs": set(),
     "pipeline": LEARNING | {"export", "sim2real.safety", "report"},
@@ -68,6 +59,7 @@ MAY_IMPORT = {
 WITHOUT_TORCH = (
     "sim2real",
     "export.bundle",
+    "export.parity",
     *GROUND - {"run", "draws"},
     *CONFIG,
     "cli",

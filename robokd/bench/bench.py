@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WHAT = {"render": render.rows, "collect": collect.rows}
 PACKAGES = ("robokd", "numpy", "mujoco", "numba", "torch")
+_NAME = 56  # width of the column
 
 
 def bench(config: BenchConfig, resume: Run | None = None, effort: Effort | None = None) -> Path:
@@ -58,15 +59,15 @@ def bench(config: BenchConfig, resume: Run | None = None, effort: Effort | None 
 
 def _shown(found: Iterable[Row | LeftOut]) -> Iterable[Row | LeftOut]:
     """Print each row on stderr as it comes, and pass it on."""
-    header = f"{'CPU time':<28}{'ours':>10}{'peer':>10} {'unit':<10}{'ratio':>8}  {'gate':<13}peer"
+    header = f"{'CPU time':<{_NAME}}{'ours':>10}{'peer':>10} {'unit':<10}{'ratio':>8}  {'gate':<13}peer"
     print(header, file=sys.stderr, flush=True)
     for one in found:
         if isinstance(one, LeftOut):
-            print(f"{one.name:<28}left out: {one.why}", file=sys.stderr, flush=True)
+            print(f"{one.name:<{_NAME}}left out: {one.why}", file=sys.stderr, flush=True)
         else:
             gate = f"{'ok' if one.gate.ok else 'FAILED'} {one.gate.value:.2f}"
             numbers = f"{one.ours:>10.4g}{one.peer:>10.4g} {one.unit:<10}{one.ratio:>8.3g}"
-            print(f"{one.name:<28}{numbers}  {gate:<13}{one.peer_name}", file=sys.stderr, flush=True)
+            print(f"{one.name:<{_NAME}}{numbers}  {gate:<13}{one.peer_name}", file=sys.stderr, flush=True)
         yield one
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,46 +41,67 @@ if TYPE_CHECKING:
     import mujoco
 
 TASK, CAMERA, PROPRIO = "reach", "front", "proprio"
-WITHOUT_STUDENT, WITH_STUDENT = "physics and pictures", "physics, pictures, student"
-BARS = {WITHOUT_STUDENT: None, WITH_STUDENT: 30.0}
+WITHOUT_STUDENT = "physics and pictures"
+STUDENTS = ((CnnCfg(), 30.0), (CnnCfg(channels=(8, 8), keypoints=8), None))  # with the ratio that is wanted
 QPOS_LIMIT = 1e-9  # rad and m
 _STATE = ("qpos", "qvel", "mocap_pos", "mocap_quat")
 
 
 def rows(effort: Effort) -> Iterator[Row | LeftOut]:
-    """Measure with and without the student, or leave both out where there is no OpenGL."""
+    """Measure without a student and with each of STUDENTS, or leave all out where there is no OpenGL."""
     begin(effort.seed, threads=1)
-    env = _env(effort, effort.worlds)
+    env = _env(effort, effort.num_envs)
+    asked = _asked(env)
     try:
         check_opengl(env.sim, env.camera_specs[CAMERA])
     except UserError as error:
-        yield from (LeftOut(name=name, why=str(error)) for name in BARS)
+        yield from (LeftOut(name=name, why=str(error)) for name in asked)
         return
     gate = Gate(name="the same motion and pictures as the plain loop", measures=_agreement(effort))
-    student = _student(env)
-    for name, policies in {
-        WITHOUT_STUDENT: (Still(env.num_actions), Still(env.num_actions)),
-        WITH_STUDENT: (StudentPolicy(student, env.num_envs), StudentPolicy(student, 1)),
-    }.items():
+    for name, policies in asked.items():
         yield _row(name, env, policies, gate, effort)
     env.close()
 
 
-def _row(name: str, env: NativeEnv, policies: tuple[Policy, Policy], gate: Gate, effort: Effort) -> Row:
-    """Measure the environment under the first policy beside the plain loop under the second."""
+@dataclass(frozen=True, kw_only=True)
+class _Policies:
+    """Who acts in a row, for all worlds and for the plain loop's one, and the ratio that is wanted."""
+
+    ours: Policy
+    plain: Policy
+    bar: float | None
+    needs: str  # what the plain loop uses for it
+
+
+def _asked(env: NativeEnv) -> dict[str, _Policies]:
+    """Return who acts, by the names of the rows, which say what a student is."""
+    still = Still(env.num_actions)
+    asked = {WITHOUT_STUDENT: _Policies(ours=still, plain=still, bar=None, needs="")}
+    for cfg, bar in STUDENTS:
+        student = _student(env, cfg)
+        weights = sum(one.numel() for one in student.parameters())
+        channels = "-".join(str(count) for count in cfg.channels)
+        name = f"physics, pictures, cnn {channels}, {cfg.keypoints} points, {weights / 1000:.0f}k weights"
+        asked[name] = _Policies(
+            ours=StudentPolicy(student, env.num_envs), plain=StudentPolicy(student, 1), bar=bar,
+            needs=" and torch, one world at a time",
+        )  # fmt: skip
+    return asked
+
+
+def _row(name: str, env: NativeEnv, policies: _Policies, gate: Gate, effort: Effort) -> Row:
+    """Measure the environment beside the plain loop."""
     env.reset()
 
     def step_all() -> None:
-        _, _, done, _ = env.step(policies[0].act(env.get_observations()))
-        policies[0].reset(done.bool())
+        _, _, done, _ = env.step(policies.ours.act(env.get_observations()))
+        policies.ours.reset(done.bool())
 
-    with closing(PlainLoop(env, 0, policies[1])) as plain:
+    with closing(PlainLoop(env, 0, policies.plain)) as plain:
         ours, theirs = in_turn(step_all, plain.step, effort)
-        peer_name = f"mj_step and {plain.eye.name}"
-    if name == WITH_STUDENT:
-        peer_name += " and torch, one world at a time"
+        peer_name = f"mj_step and {plain.eye.name}{policies.needs}"
     return Row(
-        name=name, peer_name=peer_name, unit="us/step", bar=BARS[name], gate=gate,
+        name=name, peer_name=peer_name, unit="us/step", bar=policies.bar, gate=gate,
         ours_all=per(ours, env.num_envs), peer_all=per(theirs, 1),
     )  # fmt: skip
 
@@ -87,7 +109,7 @@ def _row(name: str, env: NativeEnv, policies: tuple[Policy, Policy], gate: Gate,
 class Still:
     """The Policy protocol: no motion, and no cost."""
 
-    inputs = (PROPRIO, CAMERA)
+    inputs: tuple[str, ...] = (PROPRIO, CAMERA)
 
     def __init__(self, actions: int) -> None:
         self._actions = actions
@@ -165,9 +187,9 @@ def _env(effort: Effort, worlds: int) -> NativeEnv:
     return env
 
 
-def _student(env: NativeEnv) -> CnnStudent:
+def _student(env: NativeEnv, cfg: CnnCfg) -> CnnStudent:
     specs, cameras = {PROPRIO: env.obs_specs[PROPRIO]}, [env.camera_specs[CAMERA]]
-    return CnnCfg().build(specs, cameras, env.num_actions, {"goal_position": 3}).eval()
+    return cfg.build(specs, cameras, env.num_actions, {"goal_position": 3}).eval()
 
 
 def _copy(env: NativeEnv, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:
@@ -189,7 +211,7 @@ def _agreement(effort: Effort) -> tuple[Measure, ...]:
     """Compare motion under the student's commands and pictures at its end, from the same starts."""
     env = _env(effort, effort.compared)
     assert isinstance(env.sim, MujocoSim), type(env.sim)
-    policy = StudentPolicy(_student(env), env.num_envs)
+    policy = StudentPolicy(_student(env, CnnCfg()), env.num_envs)
     plain = [PlainLoop(env, world, policy, slices=effort.slices) for world in range(env.num_envs)]
     is_going = np.ones(env.num_envs, dtype=bool)  # what has ended begins elsewhere
     for _ in range(effort.control_steps):

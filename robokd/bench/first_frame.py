@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from robokd.bench.agreement import identical
-from robokd.bench.room import build_room, cameras
+from robokd.bench.room import build_room
 from robokd.bench.row import Effort, Gate, Row
+from robokd.bench.scene import cameras
 from robokd.vision.raster import RasterCfg
 
 LIMIT_S = 20.0  # CPU time that nobody minds once

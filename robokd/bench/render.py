@@ -1,4 +1,4 @@
-"""`what=render`: pictures of a room of primitive shapes, ours beside `mujoco.Renderer` and MuJoCo's rays.
+"""`what=render`: pictures of primitive shapes, ours beside `mujoco.Renderer` and beside MuJoCo's rays.
 
 Rendering alone is timed: on all sides the poses are computed before. One thread of ours.
 Shapes: N worlds, H rows, W columns.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,32 +16,54 @@ from robokd import UserError
 from robokd.bench import agreement, first_frame
 from robokd.bench.opengl import OpenGl, check_opengl, worlds
 from robokd.bench.rays import Rays
-from robokd.bench.room import build_room, cameras
+from robokd.bench.room import build_room
 from robokd.bench.row import Effort, Gate, LeftOut, Measure, Row, in_turn, per
+from robokd.bench.scatter import build_scatter
+from robokd.bench.scene import cameras
 from robokd.sim.base import Sim
 from robokd.sim.mujoco import MujocoSim
 from robokd.specs import CameraSpec
 from robokd.vision.raster import RasterCfg
 
-KINDS = {"depth": "depth", "rgb": "colour", "segment": "segments"}  # camera -> how the row calls it
-BARS = {"depth": 100.0, "rgb": None, "segment": None}
-RAYS_BAR, CARRIED_BAR = 60.0, 0.9
+BUILD = {"scatter": build_scatter, "room": build_room}
+BESIDE_OPENGL = {  # row -> scene, camera, the ratio that is wanted
+    "depth, scatter, beside OpenGL": ("scatter", "depth", 80.0),
+    "depth, room, beside OpenGL": ("room", "depth", 80.0),
+    "colour, scatter, beside OpenGL": ("scatter", "rgb", 30.0),
+    "colour, room (textures, spot light), beside OpenGL": ("room", "rgb", None),
+    "segments, scatter, beside OpenGL": ("scatter", "segment", None),
+}
+BESIDE_RAYS = {"depth, scatter, beside rays": ("scatter", 25.0), "depth, room, beside rays": ("room", 25.0)}
+CARRIED, CARRIED_BAR = "depth, scatter, camera on a body", 0.9
 
 
 def rows(effort: Effort) -> Iterator[Row | LeftOut]:
     """Measure one row after the other; those that need OpenGL are left out where there is none."""
     views = cameras(effort.pixels)
-    small, large = build_room(effort, effort.compared), build_room(effort, effort.worlds)
+    scenes = {
+        name: _Scene(views=views, small=build(effort, effort.compared), large=build(effort, effort.worlds))
+        for name, build in BUILD.items()
+    }
     try:
-        check_opengl(small, views["depth"])
+        check_opengl(scenes["room"].small, views["depth"])
     except UserError as error:
-        yield from (LeftOut(name=_name(camera), why=str(error)) for camera in KINDS)
+        yield from (LeftOut(name=name, why=str(error)) for name in BESIDE_OPENGL)
     else:
-        for camera in KINDS:
-            yield _beside_opengl(camera, views, small, large, effort)
-    yield _beside_rays(views["depth"], small, large, effort)
-    yield _carried(views, small, large, effort)
+        for name, (scene, camera, bar) in BESIDE_OPENGL.items():
+            yield _beside_opengl(name, scenes[scene], camera, bar, effort)
+    for name, (scene, bar) in BESIDE_RAYS.items():
+        yield _beside_rays(name, scenes[scene], bar, effort)
+    yield _carried(scenes["scatter"], effort)
     yield from first_frame.rows(effort)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scene:
+    """The same scene twice, and what is looked at in it."""
+
+    views: dict[str, CameraSpec]
+    small: MujocoSim  # the worlds that are compared
+    large: MujocoSim  # those whose pictures are timed
 
 
 def picture(sim: Sim, camera: CameraSpec) -> np.ndarray:
@@ -51,36 +74,34 @@ def picture(sim: Sim, camera: CameraSpec) -> np.ndarray:
     return out
 
 
-def _beside_opengl(
-    name: str, views: dict[str, CameraSpec], small: MujocoSim, large: MujocoSim, effort: Effort
-) -> Row:
-    camera, data = views[name], worlds(large)
+def _beside_opengl(name: str, scene: _Scene, camera: str, bar: float | None, effort: Effort) -> Row:
+    view, large, data = scene.views[camera], scene.large, worlds(scene.large)
     gate = Gate(
         name=f"the same as mujoco.Renderer with {effort.slices} slices",
-        measures=_agreement(name, views, small, effort.slices),
+        measures=_agreement(camera, scene, effort.slices),
     )
-    with closing(OpenGl(large.model, camera)) as peer:
-        ours, theirs = in_turn(_drawing(large, camera), lambda: [peer.draw(world) for world in data], effort)
+    with closing(OpenGl(large.model, view)) as peer:
+        ours, theirs = in_turn(_drawing(large, view), lambda: [peer.draw(world) for world in data], effort)
         peer_name = peer.name
     return Row(
-        name=_name(name), peer_name=peer_name, unit="us/frame", bar=BARS[name], gate=gate,
+        name=name, peer_name=peer_name, unit="us/frame", bar=bar, gate=gate,
         ours_all=per(ours, large.num_envs), peer_all=per(theirs, large.num_envs),
     )  # fmt: skip
 
 
-def _agreement(name: str, views: dict[str, CameraSpec], sim: MujocoSim, slices: int) -> tuple[Measure, ...]:
+def _agreement(camera: str, scene: _Scene, slices: int) -> tuple[Measure, ...]:
     """Compare our pictures with OpenGL's of finely tessellated shapes."""
-    if name == "depth":
-        _, is_flat = Rays(sim, views[name]).pictures()
-        return agreement.depths(
-            picture(sim, views[name])[:, 0], _opengl_picture(sim, views[name], slices)[:, 0], is_flat
-        )
-    ours = {kind: picture(sim, views[kind]) for kind in dict.fromkeys(("segment", name))}
+    views, sim = scene.views, scene.small
+    if camera == "depth":
+        _, is_flat = Rays(sim, views[camera]).pictures()
+        ours, theirs = picture(sim, views[camera]), _opengl_picture(sim, views[camera], slices)
+        return agreement.depths(ours[:, 0], theirs[:, 0], is_flat)
+    ours = {kind: picture(sim, views[kind]) for kind in dict.fromkeys(("segment", camera))}
     theirs = {kind: _opengl_picture(sim, views[kind], slices) for kind in ours}
-    if name == "segment":
-        return agreement.segments(ours[name], theirs[name])
+    if camera == "segment":
+        return agreement.segments(ours[camera], theirs[camera])
     is_same = (ours["segment"] == theirs["segment"])[:, 0] & (ours["segment"][:, 0] >= 0)
-    return agreement.colours(ours[name], theirs[name], is_same)
+    return agreement.colours(ours[camera], theirs[camera], is_same)
 
 
 def _opengl_picture(sim: MujocoSim, camera: CameraSpec, slices: int) -> np.ndarray:
@@ -88,27 +109,29 @@ def _opengl_picture(sim: MujocoSim, camera: CameraSpec, slices: int) -> np.ndarr
         return np.stack([reference.picture(data) for data in worlds(sim)])
 
 
-def _beside_rays(camera: CameraSpec, small: MujocoSim, large: MujocoSim, effort: Effort) -> Row:
-    depth, is_flat = Rays(small, camera).pictures()
+def _beside_rays(name: str, scene: _Scene, bar: float, effort: Effort) -> Row:
+    view, small, large = scene.views["depth"], scene.small, scene.large
+    depth, is_flat = Rays(small, view).pictures()
     gate = Gate(
-        name="the same as rays", measures=agreement.depths(picture(small, camera)[:, 0], depth, is_flat)
+        name="the same as rays", measures=agreement.depths(picture(small, view)[:, 0], depth, is_flat)
     )
-    ours, theirs = in_turn(_drawing(large, camera), Rays(large, camera).cast, effort)
+    ours, theirs = in_turn(_drawing(large, view), Rays(large, view).cast, effort)
     return Row(
-        name="depth beside rays", peer_name="mujoco.batch.Batch.ray", unit="us/frame", bar=RAYS_BAR,
-        gate=gate, ours_all=per(ours, large.num_envs), peer_all=per(theirs, large.num_envs),
+        name=name, peer_name="mujoco.batch.Batch.ray", unit="us/frame", bar=bar, gate=gate,
+        ours_all=per(ours, large.num_envs), peer_all=per(theirs, large.num_envs),
     )  # fmt: skip
 
 
-def _carried(views: dict[str, CameraSpec], small: MujocoSim, large: MujocoSim, effort: Effort) -> Row:
+def _carried(scene: _Scene, effort: Effort) -> Row:
     """Compare a camera on a body with one of the world that sees the same: neither may cost more."""
+    views, small, large = scene.views, scene.small, scene.large
     _, is_flat = Rays(small, views["depth"]).pictures()
     carried, still = (picture(small, views[name])[:, 0] for name in ("carried", "depth"))
     gate = Gate(name="the same as the fixed camera", measures=agreement.depths(carried, still, is_flat))
     ours, fixed = in_turn(_drawing(large, views["carried"]), _drawing(large, views["depth"]), effort)
     return Row(
-        name="depth, camera on a body", peer_name="ours, camera fixed", unit="us/frame", bar=CARRIED_BAR,
-        gate=gate, ours_all=per(ours, large.num_envs), peer_all=per(fixed, large.num_envs),
+        name=CARRIED, peer_name="ours, camera fixed", unit="us/frame", bar=CARRIED_BAR, gate=gate,
+        ours_all=per(ours, large.num_envs), peer_all=per(fixed, large.num_envs),
     )  # fmt: skip
 
 
@@ -117,7 +140,3 @@ def _drawing(sim: Sim, camera: CameraSpec) -> Callable[[], None]:
     renderer = RasterCfg().build(sim, [camera], threads=1)
     out = np.empty((sim.num_envs, *camera.shape), np.float32 if camera.is_depth else camera.dtype)
     return lambda: renderer.render(sim, [camera], {camera.name: out})
-
-
-def _name(camera: str) -> str:
-    return f"{KINDS[camera]} beside OpenGL"

@@ -1,8 +1,6 @@
-"""A room full of primitive shapes, looked at from everywhere in it: the scene of `what=render`.
+"""A room full of primitive shapes, looked at from everywhere in it: textures, a spot light, and much unseen.
 
-Each world has the same room and a pose of its own for both cameras, which see the same: "fixed" belongs to
-the world, "carried" to a body that is moved. No ceiling, so that some pixels see nothing.
-Shapes: N worlds.
+Much of it is behind each camera. No ceiling, so that some pixels see nothing.
 """
 
 from __future__ import annotations
@@ -10,52 +8,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from robokd import geometry
 from robokd.bench.row import Effort
+from robokd.bench.scene import BOX, PLANE, SOLIDS, add_cameras, place_cameras
 from robokd.sim.mujoco import MujocoCfg, MujocoSim
-from robokd.specs import CameraSpec
 
 if TYPE_CHECKING:
     import mujoco
 
 SIDE_M, HEIGHT_M = 3.0, 2.6  # from the middle to the walls; of the walls
-FOVY_DEG, FAR_M = 60.0, 12.0
 CLEARANCE_M = 0.15  # around the camera: inside of a shape the renderers may differ
-PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX = 0, 2, 3, 4, 5, 6  # mjtGeom
-SOLIDS = (SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX)
-
-
-def cameras(pixels: int) -> dict[str, CameraSpec]:
-    """Return what is looked at: "depth", "rgb" and "segment" of the fixed camera, "carried" depth."""
-
-    def spec(name: str, view: str, encoding: str) -> CameraSpec:
-        return CameraSpec(
-            name=name, view=view, width=pixels, height=pixels, fovy_deg=FOVY_DEG, far_m=FAR_M,
-            encoding=encoding,
-        )  # fmt: skip
-
-    return {
-        "depth": spec("depth", "fixed", "depth_u8"), "rgb": spec("rgb", "fixed", "rgb_u8"),
-        "segment": spec("segment", "fixed", "segment_i16"), "carried": spec("carried", "carried", "depth_u8"),
-    }  # fmt: skip
 
 
 def build_room(effort: Effort, worlds: int) -> MujocoSim:
     """Return the room of this seed with the first `worlds` views of it, derived fields up to date."""
     sim = MujocoCfg().build(_spec(np.random.default_rng(effort.seed), effort.solids), worlds)
-    position, quaternion = _views(np.random.default_rng(effort.seed + 1), sim.model, worlds)
-    fixed = sim.model.camera("fixed").id
-    for field, value in (("cam_pos", position), ("cam_quat", quaternion)):
-        moved = sim.get(field).clone()
-        moved[:, fixed] = torch.from_numpy(value)
-        sim.set(field, moved)
-    sim.set("mocap_pos", torch.from_numpy(position)[:, None])
-    sim.set("mocap_quat", torch.from_numpy(quaternion)[:, None])
-    for field in ("cam_xpos", "cam_xmat", "geom_xpos", "geom_xmat"):
-        sim.get(field)  # asked for before they are computed, or they stay zero
-    sim.forward()
+    place_cameras(sim, *_views(np.random.default_rng(effort.seed + 1), sim.model, worlds))
     return sim
 
 
@@ -89,8 +58,7 @@ def _spec(rng: np.random.Generator, solids: int) -> mujoco.MjSpec:
             type=SOLIDS[index % len(SOLIDS)], size=rng.uniform(0.05, 0.3, 3), pos=at,
             quat=rng.normal(size=4), rgba=[*rng.uniform(0.2, 1, 3), 1],
         )  # fmt: skip
-    world.add_camera(name="fixed", fovy=FOVY_DEG)
-    world.add_body(name="carrier", mocap=True).add_camera(name="carried", fovy=FOVY_DEG)
+    add_cameras(spec)
     return spec
 
 

@@ -99,7 +99,7 @@ class NativeEnv:
         return self._observations, reward, done.long(), extras
 
     def advance(self, command: Tensor, substeps: int) -> None:
-        """Send joint targets (N, A) in rad and step the physics; the simulated robot calls this directly."""
+        """Send joint targets (N, A) in rad and step the physics."""
         self.state.command = command
         self.sim.step(self.task.control(command, self.state), substeps)
         self.task.progress(self.state, substeps * self.sim.physics_dt)

@@ -9,27 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import secrets
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from robokd import UserError
+from robokd.files import write_atomic
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Spec, differences, from_dict, to_dict
 
 MAGIC = b"\x89robokd\n"  # not text, and a transfer that alters line ends breaks it
 FORMAT = "robokd-bundle"
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<8sIQ")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _WRITTEN = ("format", "version", "members")  # the fields that write_bundle fills in
 FIELDS: dict[str, type] = {  # every field of a manifest, all required
     "format": str, "version": int, "task": str, "task_config": dict, "sim_config": dict,
-    "renderer_config": dict, "created": str, "robokd": str, "action": dict, "observations": dict,
-    "cameras": dict, "control_dt": float, "graph": dict, "start": dict, "ages_s": dict, "lineage": list,
-    "evaluation": dict, "parity_max_abs": float, "members": list,
+    "renderer_config": dict, "corrupt_config": dict, "created": str, "robokd": str, "action": dict,
+    "observations": dict, "cameras": dict, "control_dt": float, "graph": dict, "start": dict, "ages_s": dict,
+    "lineage": list, "evaluation": dict, "parity_max_abs": float, "members": list,
 }  # fmt: skip
 
 
@@ -73,7 +72,7 @@ def write_bundle(path: str | Path, manifest: dict[str, Any], members: dict[str, 
     _parse(path, data)
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    _write_atomic(path, data)
+    write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -213,38 +212,44 @@ def _spec(path: Path, kind: type[Spec], row: dict[str, Any], where: str) -> Spec
 def _check_contract(bundle: Bundle) -> None:
     """Refuse a manifest whose parts do not agree with each other."""
     manifest, count = bundle.manifest, bundle.action.size
-
-    def refuse(name: str, why: str) -> None:
-        raise UserError(f"{bundle.path}: manifest field {name!r} {why}")
-
     for name, spec in bundle.observations.items():
         if name != spec.group or spec.role not in ("proprio", "history"):
-            refuse(f"observations.{name}", f"is group {spec.group!r} of role {spec.role!r}: no robot has it")
+            why = f"is group {spec.group!r} of role {spec.role!r}: no robot has it"
+            _refuse(bundle, f"observations.{name}", why)
     for name, camera in bundle.cameras.items():
         if name != camera.name:
-            refuse(f"cameras.{name}", f"describes camera {camera.name!r}")
+            _refuse(bundle, f"cameras.{name}", f"describes camera {camera.name!r}")
     if manifest["control_dt"] != bundle.action.control_dt:
-        refuse(
-            "control_dt", f"is {manifest['control_dt']} s, action.control_dt is {bundle.action.control_dt} s"
-        )
-    for name in ("task_config", "sim_config", "renderer_config"):
+        why = f"is {manifest['control_dt']} s, action.control_dt is {bundle.action.control_dt} s"
+        _refuse(bundle, "control_dt", why)
+    for name in ("task_config", "sim_config", "renderer_config", "corrupt_config"):
         if not isinstance(manifest[name].get("part"), str):
-            refuse(f"{name}.part", "wants the name of a part")
+            _refuse(bundle, f"{name}.part", "wants the name of a part")
     _check_numbers(bundle, "start", {"joint_pos_lower": count, "joint_pos_upper": count})
     _check_numbers(bundle, "ages_s", dict.fromkeys((*bundle.observations, *bundle.cameras), 0))
     if low := [name for name, age in manifest["ages_s"].items() if age <= 0]:
-        refuse(f"ages_s.{low[0]}", "must be > 0 s")
-    graph = manifest["graph"]
-    if set(graph) != {"member", "inputs", "outputs"}:
-        refuse("graph", "wants exactly member, inputs, outputs")
-    if graph["member"] not in bundle._members:
-        refuse("graph.member", f"is {graph['member']!r}. Members: {', '.join(bundle._members)}")
+        _refuse(bundle, f"ages_s.{low[0]}", "must be > 0 s")
+    _check_graph(bundle)
+
+
+def _check_graph(bundle: Bundle) -> None:
+    """Refuse a description of the graph that is not whole, or names members that are not there."""
+    graph = bundle.manifest["graph"]
+    if set(graph) != {"member", "samples", "inputs", "outputs"}:
+        _refuse(bundle, "graph", "wants exactly member, samples, inputs, outputs")
+    for role in ("member", "samples"):
+        if not isinstance(graph[role], str) or graph[role] not in bundle._members:
+            _refuse(bundle, f"graph.{role}", f"is {graph[role]!r}. Members: {', '.join(bundle._members)}")
     for side in ("inputs", "outputs"):
         if not isinstance(graph[side], dict):
-            refuse(f"graph.{side}", "wants {name: {shape, dtype}}")
+            _refuse(bundle, f"graph.{side}", "wants {name: {shape, dtype}}")
         for name, row in graph[side].items():
             if not isinstance(row, dict) or set(row) != {"shape", "dtype"}:
-                refuse(f"graph.{side}.{name}", "wants exactly shape, dtype")
+                _refuse(bundle, f"graph.{side}.{name}", "wants exactly shape, dtype")
+
+
+def _refuse(bundle: Bundle, name: str, why: str) -> NoReturn:
+    raise UserError(f"{bundle.path}: manifest field {name!r} {why}")
 
 
 def _check_numbers(bundle: Bundle, name: str, sizes: dict[str, int]) -> None:
@@ -263,21 +268,3 @@ def _check_numbers(bundle: Bundle, name: str, sizes: dict[str, int]) -> None:
             raise UserError(
                 f"{bundle.path}: manifest field '{name}.{key}' wants {wanted}, got {row[key]!r:.60}"
             )
-
-
-def _write_atomic(path: Path, data: bytes) -> None:
-    # not run.write_atomic: this file stands alone on specs
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import datetime
 import io
-import json
 import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,26 +23,34 @@ from robokd.config import dump
 from robokd.env.base import TaskEnv, VecEnv, contract
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import write_bundle
-from robokd.export.parity import MAX_ABS, parity
+from robokd.export.parity import MAX_ABS, Sample, parity, strided, write_samples
+from robokd.files import writable
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.action import ActionDecoder
-from robokd.nets.residual import RefinedPolicy, compose
+from robokd.nets.residual import RefinedPolicy, refined_action
 from robokd.run import Run
+from robokd.specs import CameraSpec, Limits, decode
+from robokd.vision.sensor import Corruption
+from robokd.vision.sensor_timing import Timing
 
 if TYPE_CHECKING:
     from robokd.config import ExportConfig
-    from robokd.learn.rollout import Policy
     from robokd.students.base import StudentPolicy
 
+    Exportable = StudentPolicy | RefinedPolicy
+
 OPSET = 18
-STREAM_ENVS = 16  # environments that parity samples come from
-AGE_BUDGET_S = 0.2  # oldest data that a command may rest on: five control periods of the simulated robot
+EPISODES = 8  # whole ones that samples are taken from, at least
+GOLDEN = 16  # samples that travel with the bundle
+# control periods that data may be older than it ever was in training; of the simulated robot it is 0.2 old at
+# most, and 1.04 where two cores are shared with four processes that never rest
+AGE_PERIODS = 3
 
 
 class PolicyGraph(nn.Module):
     """The whole policy as a function of tensors: encoded observations in, joint targets out."""
 
-    def __init__(self, policy: StudentPolicy | RefinedPolicy, env: VecEnv) -> None:
+    def __init__(self, policy: Exportable, env: VecEnv) -> None:
         super().__init__()
         self.student: Any = policy.student  # a torch module; a stateless one needs no state
         self.inputs = policy.inputs
@@ -55,11 +63,10 @@ class PolicyGraph(nn.Module):
         """Return (command, command_rate, action, *estimates)."""
         obs = {name: tensors[name] for name in self.inputs}
         output, _ = self.student(obs, None)
-        action = output.action.clip(-1, 1)
         if self.is_refined:
-            seen = {**obs, "base_action": action, "features": output.features}
-            rows = torch.cat([seen[group] for group in self.actor.obs_groups], -1)
-            action = compose(action, self.actor.mlp(self.actor.obs_normalizer(rows)), self.scale)
+            action = refined_action(output, obs, self.actor, self.scale)
+        else:
+            action = output.action.clip(-1, 1)
         command, rate = self.decoder(action, tensors["anchor"], tensors["rate"])
         return (command, rate, action, *output.estimates.values())
 
@@ -74,24 +81,28 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     parent = Run.open(config.run)
     if parent.stage not in ("distill", "refine"):
         raise UserError(f"a {parent.stage} run cannot be exported: it acts on what only a simulator knows")
+    out = writable(config.out) if config.out else None
+    env = build_env(config, policy_groups(parent), "test", num_envs=1)
+    policy = cast("Exportable", load_policy(parent, config.checkpoint, env))
     run = resume or create_run(config, "export", [parent])
-    env = build_env(config, policy_groups(parent), "test", num_envs=STREAM_ENVS)
-    policy = cast("StudentPolicy | RefinedPolicy", load_policy(parent, config.checkpoint, env))
-    graph = PolicyGraph(policy, env).eval()
-    samples = record_samples(env, policy, config.parity_samples)
-    data = to_onnx(graph, samples[0])
-    worst = parity(data, graph, samples)
-    largest = max(worst.values())
+    met = record_episodes(env, policy, config.parity_samples)
+    samples = strided(met, config.parity_samples)
+    first = {name: torch.from_numpy(value) for name, value in samples[0].inputs.items()}
+    data = to_onnx(PolicyGraph(policy, env).eval(), first)
+    worst = parity(data, samples, env.action_spec.control_dt)
+    largest = float(np.max(list(worst.values())))
     if not largest <= MAX_ABS:
         raise RuntimeError(f"ONNX and torch differ by {largest:.2e} ({worst}), at most {MAX_ABS:.0e} may be")
-    out = Path(config.out) if config.out else run.path / f"{config.task.name}.robokd"
-    manifest = make_manifest(config, env, graph, samples[0], parent, largest)
-    digest = write_bundle(out, manifest, {"policy.onnx": data, "samples.json": golden(graph, samples[:8])})
+    out = out or run.path / f"{config.task.name}.robokd"
+    manifest = make_manifest(config, env, parent, samples[0])
+    members = {"policy.onnx": data, "samples.json": write_samples(strided(met, GOLDEN))}
+    digest = write_bundle(out, {**manifest, "parity_max_abs": largest}, members)
+    env.close()
     return run.write_summary({
-        **shared_fields(config), "parity_max_abs": largest,
-        "parity": worst, "opset": OPSET, "inputs": manifest["graph"]["inputs"],
-        "outputs": manifest["graph"]["outputs"], "bytes": out.stat().st_size, "sha256": digest,
-        "bundle": str(out), "env_steps": config.parity_samples,
+        **shared_fields(config), "parity_max_abs": largest, "parity": worst, "parity_samples": len(samples),
+        "opset": OPSET, "inputs": manifest["graph"]["inputs"], "outputs": manifest["graph"]["outputs"],
+        "bytes": out.stat().st_size, "sha256": digest, "bundle": str(out), "env_steps": len(met),
+        "frames_rendered": env.frames_rendered,
     })  # fmt: skip
 
 
@@ -110,71 +121,87 @@ def to_onnx(graph: PolicyGraph, sample: dict[str, Tensor]) -> bytes:
     return stream.getvalue()
 
 
-def record_samples(env: VecEnv, policy: Policy, count: int) -> list[dict[str, Tensor]]:
-    """Return graph inputs {name: (1, ...)} met on the way of real episodes."""
-    obs = env.reset()
-    policy.reset(torch.ones(env.num_envs, dtype=torch.bool))
-    samples: list[dict[str, Tensor]] = []
-    while len(samples) < count:
-        rows = {name: obs[name] for name in policy.inputs}
-        rows |= {"anchor": env.state.command, "rate": env.state.rate}
-        samples += [
-            {name: value[i : i + 1].clone() for name, value in rows.items()} for i in range(env.num_envs)
-        ]
-        obs, _, dones, _ = env.step(policy.act(obs))
+def record_episodes(env: VecEnv, policy: Exportable, count: int) -> list[Sample]:
+    """Return every control step of EPISODES whole episodes of a one-world env, of more if those have few.
+
+    The outputs are those of the policy as `evaluate` runs it (`act`, then `specs.decode` from the target last
+    sent and its rate), not of the module that is exported.
+    """
+    limits = Limits.of(env.action_spec, torch.tensor)
+    everywhere = torch.ones(1, dtype=torch.bool)
+    obs = env.reset(torch.zeros(1, dtype=torch.int64))
+    policy.reset(everywhere)
+    samples: list[Sample] = []
+    ended = 0
+    while ended < EPISODES or len(samples) < count:
+        anchor, rate = env.state.command, env.state.rate
+        inputs = {name: obs[name] for name in policy.inputs} | {"anchor": anchor, "rate": rate}
+        with torch.no_grad():
+            said, _ = policy.student.forward(obs, policy.student.initial_state(1))
+        action = policy.act(obs)
+        command, command_rate = decode(action, anchor, rate, limits, torch)
+        outputs = {"command": command, "command_rate": command_rate, "action": action, **said.estimates}
+        samples.append(Sample(inputs=_arrays(inputs), outputs=_arrays(outputs)))
+        obs, _, dones, _ = env.step(action)
         policy.reset(dones.bool())
-    return samples[:count]
+        ended += int(dones.sum())
+    return samples
 
 
-def make_manifest(
-    config: ExportConfig,
-    env: TaskEnv,
-    graph: PolicyGraph,
-    sample: dict[str, Tensor],
-    parent: Run,
-    largest: float,
-) -> dict[str, Any]:
-    """Return the bundle's manifest: the full contract between policy and robot."""
-    agreed = contract(env, graph.inputs)
-    with torch.no_grad():
-        outputs = dict(zip(graph.output_names(), graph(**sample), strict=True))
+def make_manifest(config: ExportConfig, env: TaskEnv, parent: Run, sample: Sample) -> dict[str, Any]:
+    """Return the bundle's manifest, the full contract between policy and robot, but for `parity_max_abs`."""
+    inputs = [name for name in sample.inputs if name not in ("anchor", "rate")]
+    agreed, parts = contract(env, inputs), dump(config)
     start = env.task.start_envelope()
+    budgets = {
+        name: age_budget_s(config.corrupt, env.camera_specs.get(name), env.action_spec.control_dt)
+        for name in inputs
+    }
     return {
         "task": config.task.name,
-        "task_config": dump(config)["task"],
-        "sim_config": dump(config)["sim"],
-        "renderer_config": dump(config)["renderer"],
+        **{f"{kind}_config": parts[kind] for kind in ("task", "sim", "renderer", "corrupt")},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "robokd": robokd.__version__,
         **agreed,
         "control_dt": env.action_spec.control_dt,
         "graph": {
             "member": "policy.onnx",
-            "inputs": {name: _describe(value) for name, value in sample.items()},
-            "outputs": {name: _describe(value) for name, value in outputs.items()},
+            "samples": "samples.json",
+            "inputs": {name: _describe(value) for name, value in sample.inputs.items()},
+            "outputs": {name: _describe(value) for name, value in sample.outputs.items()},
         },
         "start": {"joint_pos_lower": start[0], "joint_pos_upper": start[1]},
-        "ages_s": dict.fromkeys(graph.inputs, AGE_BUDGET_S),
-        "lineage": [{"path": parent.path.name, "stage": parent.stage, "sha256": parent.sha256()}],
-        "evaluation": {"validation_success": parent.read_summary().get("validation_success")},
-        "parity_max_abs": largest,
-    }
-
-
-def golden(graph: PolicyGraph, samples: list[dict[str, Tensor]]) -> bytes:
-    """Return inputs and outputs of a few real observations as JSON, for a check on the robot's computer."""
-    rows = []
-    for sample in samples:
-        with torch.no_grad():
-            outputs = dict(zip(graph.output_names(), graph(**sample), strict=True))
-        rows.append(
+        "ages_s": budgets,
+        "lineage": [
             {
-                "inputs": {name: value.flatten().tolist() for name, value in sample.items()},
-                "outputs": {name: value.flatten().tolist() for name, value in outputs.items()},
+                "path": parent.path.name, "stage": parent.stage, "checkpoint": config.checkpoint,
+                "sha256": parent.sha256(config.checkpoint),
             }
-        )
-    return json.dumps(rows).encode()
+        ],
+        "evaluation": {"validation_success": validation_success(parent, config.checkpoint)},
+    }  # fmt: skip
 
 
-def _describe(value: Tensor) -> dict[str, Any]:
-    return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+def age_budget_s(corrupt: Corruption, camera: CameraSpec | None, control_dt: float) -> float:
+    """Return the oldest data that a command may rest on, in s: AGE_PERIODS, and what training had seen.
+
+    That is, of a camera that training spoiled: `Timing.longest_age_s`.
+    """
+    slack = AGE_PERIODS * control_dt
+    if camera is None or not corrupt.changes_timing:
+        return slack
+    return slack + Timing(corruption=corrupt, camera=camera, control_dt=control_dt).longest_age_s
+
+
+def validation_success(run: Run, checkpoint: str) -> float | None:
+    """Return the success that training measured of this very checkpoint; None where it measured none."""
+    step = run.checkpoint_step(checkpoint)
+    return next((row.get("validation/success") for row in run.metrics() if row["step"] == step), None)
+
+
+def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in tensors.items()}
+
+
+def _describe(value: np.ndarray) -> dict[str, Any]:
+    return {"shape": list(value.shape), "dtype": value.dtype.name}

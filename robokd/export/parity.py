@@ -1,26 +1,91 @@
-"""The proof that an exported graph says what the torch policy says, on observations of real episodes."""
+"""The proof that a graph says what the evaluated policy says, on samples of real episodes. No torch.
+
+The export makes the proof before it writes a bundle, and puts some of the samples into it: the golden
+vectors, on which the robot's computer repeats the proof with its own onnxruntime before anything moves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
-from torch import Tensor, nn
 
-MAX_ABS = 1e-5  # rad for commands, 1 for actions
+MAX_ABS = 1e-5  # rad for commands and for a rate's share of one, 1 for actions, the estimates' own units
+RATE = "command_rate"  # the output in rad/s
 
 
-def parity(graph: bytes, module: nn.Module, samples: Sequence[dict[str, Tensor]]) -> dict[str, float]:
-    """Return the largest absolute difference of each output over the samples {input: (1, ...)}."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One control step, batch 1: {name: (1, ...)} of the graph's inputs, and of the outputs it must give."""
+
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+def errors(
+    wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], control_dt: float
+) -> dict[str, float]:
+    """Return the largest absolute difference of each output.
+
+    `command_rate` counts as what it adds to a target in one control period: rate * control_dt, in rad. In
+    rad/s, one unit in the last place of a float32 target (2.4e-7 at 3 rad) would be 6e-6 of the 1e-5 allowed.
+    """
+    units = {RATE: control_dt}
+    return {name: float(np.abs(wanted[name] - got[name]).max()) * units.get(name, 1.0) for name in wanted}
+
+
+def parity(graph: bytes, samples: Sequence[Sample], control_dt: float) -> dict[str, float]:
+    """Return the largest error of each output over the samples, the graph run as on a robot: one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     worst = dict.fromkeys(names, 0.0)
     for sample in samples:
-        with torch.no_grad():
-            wanted = module(**sample)
-        got = session.run(names, {name: value.numpy() for name, value in sample.items()})
-        for name, left, right in zip(names, wanted, got, strict=True):
-            worst[name] = max(worst[name], float(np.abs(left.numpy() - right).max()))
+        got = dict(zip(names, map(np.asarray, session.run(names, sample.inputs)), strict=True))
+        for name, error in errors(sample.outputs, got, control_dt).items():
+            worst[name] = float(np.maximum(worst[name], error))  # unlike max(), keeps a NaN
     return worst
+
+
+def strided(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Return `count` samples evenly spaced over all (all, where there are no more)."""
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples)))
+    return [samples[round(place)] for place in places]
+
+
+def write_samples(samples: Sequence[Sample]) -> bytes:
+    """Return samples as JSON; every number comes back bit for bit."""
+
+    def flat(rows: dict[str, np.ndarray]) -> dict[str, list[float]]:
+        return {name: value.flatten().tolist() for name, value in rows.items()}
+
+    rows = [{"inputs": flat(one.inputs), "outputs": flat(one.outputs)} for one in samples]
+    return json.dumps(rows).encode()
+
+
+def read_samples(data: bytes, graph: Mapping[str, Any]) -> list[Sample]:
+    """Return what `write_samples` wrote, shaped as a manifest's `graph` says; ValueError unless it fits."""
+    rows = json.loads(data)
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("there is none")
+
+    def shaped(side: str, row: dict[str, Any]) -> dict[str, np.ndarray]:
+        if set(row) != set(graph[side]):
+            raise ValueError(f"it has the {side} {', '.join(row)}; wanted {', '.join(graph[side])}")
+        return {
+            name: np.array(row[name], about["dtype"]).reshape(about["shape"])
+            for name, about in graph[side].items()
+        }
+
+    try:
+        return [
+            Sample(inputs=shaped("inputs", row["inputs"]), outputs=shaped("outputs", row["outputs"]))
+            for row in rows
+        ]
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"{type(error).__name__} {error}") from None

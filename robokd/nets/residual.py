@@ -6,6 +6,7 @@ correction after ResiP (Ankile et al. 2024). Shapes: B environments, A action di
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from rsl_rl.models import MLPModel
 
-    from robokd.students.base import Student
+    from robokd.students.base import Student, StudentOutput
 
 BASE, FEATURES = "base_action", "features"
 
@@ -32,6 +33,20 @@ def compose(base: Tensor, residual: Tensor, scale: float) -> Tensor:
     return (base + scale * residual.clip(-1, 1)).clip(-1, 1)
 
 
+def refined_action(
+    output: StudentOutput, obs: Mapping[str, Tensor] | TensorDict, actor: MLPModel, scale: float
+) -> Tensor:
+    """Return the composed action (B, A) in [-1, 1]; what is evaluated and what is exported are this function.
+
+    The actor's mean is put together from its parts, because its `forward` takes a TensorDict, which no graph
+    can hold; `obs` has the groups that the actor reads, but for `base_action` and `features`.
+    """
+    base = output.action.clip(-1, 1)
+    own = {BASE: base, FEATURES: output.features}
+    rows = torch.cat([own[group] if group in own else obs[group] for group in actor.obs_groups], -1)
+    return compose(base, actor.mlp(actor.obs_normalizer(rows)), scale)
+
+
 class RefinedPolicy:
     """Student plus residual at work; deterministic, never learns. The Policy protocol of evaluate."""
 
@@ -44,9 +59,7 @@ class RefinedPolicy:
         """Return clipped actions (B, A)."""
         with torch.no_grad():
             output, self._state = self.student.forward(obs, self._state)
-            base = output.action.clip(-1, 1)
-            seen = with_base(obs, base, output.features)
-            return compose(base, self.actor(seen), self.scale)
+            return refined_action(output, obs, self.actor, self.scale)
 
     def reset(self, mask: Tensor) -> None:
         """Begin the episodes of mask (B,) afresh."""

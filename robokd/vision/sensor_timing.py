@@ -51,6 +51,14 @@ class Timing:
         return math.ceil((self.corruption.latency_s[1] + self.corruption.jitter_s) / self.control_dt)
 
     @property
+    def longest_age_s(self) -> float:
+        """How old the frame that is seen may be, at most: late, after dropped ones and a freeze."""
+        corruption = self.corruption
+        frames = _ALWAYS if corruption.drop_rate else 1
+        freeze = corruption.freeze_s[1] if corruption.freezes_per_minute else 0.0
+        return (self.longest_latency + math.ceil(frames * self.period)) * self.control_dt + freeze
+
+    @property
     def places(self) -> int:
         """How many frames of an environment must be kept: the one seen and those on their way."""
         return 2 + math.ceil(self.longest_latency / self.period)

@@ -14,21 +14,32 @@ import pytest
 pytest.importorskip("mujoco")
 
 from robokd import UserError
-from robokd.bench import room
+from robokd.bench import render, scene
 from robokd.bench.bench import bench
 from robokd.bench.opengl import check_opengl
+from robokd.bench.room import build_room
 from robokd.bench.row import Effort
+from robokd.bench.scatter import build_scatter
 from robokd.cli import main
 from robokd.config import BenchConfig
 
 TINY = Effort(
-    repeats=2, worlds=2, compared=2, pixels=32, slices=160, burst_s=0.0, control_steps=3, is_cold=False
-)
-OPENGL_ROWS = {"depth beside OpenGL", "colour beside OpenGL", "segments beside OpenGL"}
-OTHER_ROWS = {
-    "depth beside rays", "depth, camera on a body", "first depth picture", "first colours and segments"
+    repeats=2, worlds=2, num_envs=2, compared=2, pixels=32, slices=128, burst_s=0.0, control_steps=3,
+    is_cold=False,
+)  # fmt: skip
+OPENGL_BARS = {
+    "depth, scatter, beside OpenGL": 80, "depth, room, beside OpenGL": 80,
+    "colour, scatter, beside OpenGL": 30, "colour, room (textures, spot light), beside OpenGL": None,
+    "segments, scatter, beside OpenGL": None,
 }  # fmt: skip
-COLLECT_ROWS = ["physics and pictures", "physics, pictures, student"]
+OTHER_BARS = {
+    "depth, scatter, beside rays": 25, "depth, room, beside rays": 25,
+    "depth, scatter, camera on a body": 0.9, "first depth picture": 1, "first colours and segments": 1,
+}  # fmt: skip
+COLLECT_BARS = {
+    "physics and pictures": None, "physics, pictures, cnn 12-16-16, 16 points, 75k weights": 30,
+    "physics, pictures, cnn 8-8, 8 points, 62k weights": None,
+}  # fmt: skip
 FIELDS = {"name", "ours", "peer", "peer_name", "ratio", "unit", "gate"}
 WITHOUT_GL = {**os.environ, "MUJOCO_GL": "disable"}
 
@@ -36,7 +47,7 @@ WITHOUT_GL = {**os.environ, "MUJOCO_GL": "disable"}
 @pytest.fixture(scope="module")
 def opengl():
     try:
-        check_opengl(room.build_room(TINY, 1), room.cameras(8)["depth"])
+        check_opengl(build_room(TINY, 1), scene.cameras(8)["depth"])
     except UserError as error:
         pytest.skip(f"no OpenGL on this machine: {error}")
 
@@ -57,7 +68,7 @@ def check_row(row):
 def test_render_writes_a_row_for_each_peer_and_all_gates_hold(opengl, tmp_path, capsys):
     found = measured("render", tmp_path / "rows.json")
     assert (found["stage"], found["what"], found["left_out"]) == ("bench", "render", [])
-    assert {row["name"] for row in found["rows"]} == OPENGL_ROWS | OTHER_ROWS
+    assert {row["name"]: row["bar"] for row in found["rows"]} == OPENGL_BARS | OTHER_BARS
     for row in found["rows"]:
         check_row(row)
         assert row["gate"]["ok"], row
@@ -69,7 +80,7 @@ def test_render_writes_a_row_for_each_peer_and_all_gates_hold(opengl, tmp_path, 
 
 def test_collect_moves_and_sees_as_a_plain_loop_does(opengl, tmp_path):
     rows = measured("collect", tmp_path / "rows.json")["rows"]
-    assert [row["name"] for row in rows] == COLLECT_ROWS
+    assert {row["name"]: row["bar"] for row in rows} == COLLECT_BARS
     for row in rows:
         check_row(row)
         assert row["gate"]["ok"], row
@@ -88,22 +99,15 @@ def test_a_gate_that_fails_is_written_down_and_is_a_fault_of_ours(opengl, tmp_pa
         assert row["gate"]["value"] > 1
 
 
-def test_without_opengl_its_rows_are_left_out_with_the_reason(tmp_path):
-    code = (
-        "import sys; from robokd.bench.bench import bench; from robokd.bench.row import Effort\n"
-        "from robokd.config import BenchConfig\n"
-        f"bench(BenchConfig(what='render', out=sys.argv[1]), effort={TINY!r})"
-    )
-    path = tmp_path / "rows.json"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], env=WITHOUT_GL, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(path.read_text())
-    assert {row["name"] for row in found["rows"]} == OTHER_ROWS
-    assert {one["name"] for one in found["left_out"]} == OPENGL_ROWS
-    assert all("cannot use OpenGL here" in one["why"] for one in found["left_out"])
-    assert "left out: renderer=mujoco cannot use OpenGL here" in done.stderr
+def test_without_opengl_its_rows_are_left_out_with_the_reason(tmp_path, capsys, monkeypatch):
+    def refuse(sim, camera):
+        raise UserError("renderer=mujoco cannot use OpenGL here")
+
+    monkeypatch.setattr(render, "check_opengl", refuse)
+    found = measured("render", tmp_path / "rows.json")
+    assert {row["name"] for row in found["rows"]} == set(OTHER_BARS)
+    assert {one["name"] for one in found["left_out"]} == set(OPENGL_BARS)
+    assert "left out: renderer=mujoco cannot use OpenGL here" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_path_last_and_leaves_out_what_needs_opengl(tmp_path):
@@ -115,7 +119,8 @@ def test_the_command_prints_the_path_last_and_leaves_out_what_needs_opengl(tmp_p
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(path)
     found = json.loads(path.read_text())
-    assert (found["rows"], [one["name"] for one in found["left_out"]]) == ([], COLLECT_ROWS)
+    assert (found["rows"], [one["name"] for one in found["left_out"]]) == ([], [*COLLECT_BARS])
+    assert all("cannot use OpenGL here" in one["why"] for one in found["left_out"])
 
 
 @pytest.mark.parametrize(
@@ -133,15 +138,28 @@ def test_a_mistake_is_one_line(words, told, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_room_has_all_shapes_and_the_same_views_however_many_there_are():
-    few, many = (room.build_room(Effort(seed=3), count) for count in (2, 5))
+@pytest.mark.parametrize("build", [build_room, build_scatter])
+def test_a_scene_has_all_shapes_and_the_same_views_however_many_there_are(build):
+    few, many = (build(Effort(seed=3), count) for count in (2, 5))
     assert few.model.ngeom >= 50
-    assert {room.PLANE, *room.SOLIDS} == set(few.model.geom_type)
+    assert {scene.PLANE, *scene.SOLIDS} == set(few.model.geom_type)
     for field in ("cam_xpos", "cam_xmat"):
         seen = few.get(field).numpy()
         np.testing.assert_array_equal(seen, many.get(field).numpy()[:2])
         np.testing.assert_allclose(seen[:, 0], seen[:, 1], atol=1e-12)  # fixed and carried see the same
     assert not np.array_equal(seen[0], seen[1])
+
+
+def test_scattered_shapes_are_all_in_view_and_other_seeds_give_others():
+    sim, other = (build_scatter(Effort(seed=seed), 16) for seed in (0, 1))
+    assert not np.array_equal(sim.model.geom_pos, other.model.geom_pos)
+    eye = sim.get("cam_xpos").numpy()[:, 0]
+    turn = sim.get("cam_xmat").numpy()[:, 0].reshape(-1, 3, 3)
+    assert not np.allclose(turn[0], turn[1])
+    # middles in each camera's frame: it looks along -z
+    right, up, back = np.einsum("nji,nsj->ins", turn, sim.model.geom_pos - eye[:, None])
+    slope = np.tan(np.radians(scene.FOVY_DEG) / 2)
+    assert (np.maximum(np.abs(right), np.abs(up)) <= -slope * back).all()
 
 
 @pytest.mark.slow

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from robokd.sim2real.policy import Policy
 
 from robokd.cli import main
+from robokd.config import compose
+from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import read_bundle
+from robokd.export.onnx import PolicyGraph, age_budget_s, record_episodes, to_onnx
+from robokd.export.parity import MAX_ABS, parity, read_samples
+from robokd.learn.stage import build_env
+from robokd.nets.residual import RefinedPolicy, refined_action, with_base
+from robokd.nets.residual import compose as compose_actions
+from robokd.run import Run
+from robokd.students.base import StudentPolicy
+from robokd.vision.sensor import Corruption
 
 
 def _last_line(capsys) -> Path:
@@ -24,30 +37,125 @@ def bundle(chain, tmp_path_factory) -> Path:
     return folder / "reach.robokd"
 
 
+def opened(run, checkpoint="best"):
+    """Return (policy, one-world env) of a run, as export makes them; a residual that says something."""
+    run = Run.open(run)
+    env = build_env(export_config(run), policy_groups(run), "test", num_envs=1)
+    policy = load_policy(run, checkpoint, env)
+    if isinstance(policy, RefinedPolicy):
+        # so short a training leaves the residual at 0, on which all would agree
+        torch.manual_seed(0)
+        last = [layer for layer in policy.actor.mlp if isinstance(layer, torch.nn.Linear)][-1]
+        torch.nn.init.normal_(last.weight, std=0.2)
+    return policy, env
+
+
+def export_config(run: Run):
+    return compose("export", [f"run={run.path}"], run.config)
+
+
 def test_an_export_proves_parity_and_describes_its_graph(bundle):
     summary = json.loads(next(bundle.parent.glob("*_export_*/summary.json")).read_text())
     assert 0 < summary["parity_max_abs"] <= 1e-5
+    assert summary["parity_max_abs"] == max(summary["parity"].values())
+    assert summary["parity_samples"] == 24
+    assert summary["env_steps"] == 8 * 20  # eight whole episodes of 0.8 s: the tiny policy never succeeds
+    assert summary["frames_rendered"] >= summary["env_steps"]
     assert summary["bytes"] == bundle.stat().st_size
     assert set(summary["inputs"]) == {"proprio", "front", "anchor", "rate"}
     assert set(summary["outputs"]) == {"command", "command_rate", "action", "goal_position"}
     assert summary["opset"] >= 17
 
 
-def test_a_bundle_holds_golden_vectors_that_its_graph_repeats(bundle):
-    import numpy as np
-    import onnxruntime
+def test_parity_is_with_the_policy_that_is_evaluated(chain):
+    policy, env = opened(chain["refine"])
+    assert isinstance(policy, RefinedPolicy)
+    samples = record_episodes(env, policy, 1)[::7]
+    first = {name: torch.from_numpy(value) for name, value in samples[0].inputs.items()}
+    dt = env.action_spec.control_dt
+    assert max(parity(to_onnx(PolicyGraph(policy, env).eval(), first), samples, dt).values()) <= MAX_ABS
+    # a graph of the student alone, or of another scale, is found out
+    for wrong in (
+        StudentPolicy(policy.student, 1),
+        RefinedPolicy(policy.student, policy.actor, policy.scale / 2, 1),
+    ):
+        worst = parity(to_onnx(PolicyGraph(wrong, env).eval(), first), samples, dt)
+        assert worst["action"] > MAX_ABS
+        assert worst["goal_position"] <= MAX_ABS
 
-    opened = read_bundle(bundle)
-    session = onnxruntime.InferenceSession(opened.member("policy.onnx"))
-    for sample in json.loads(opened.member("samples.json")):
-        feeds = {
-            node.name: np.array(
-                sample["inputs"][node.name], np.uint8 if "uint8" in node.type else np.float32
-            ).reshape(node.shape)
-            for node in session.get_inputs()
-        }
-        for node, value in zip(session.get_outputs(), session.run(None, feeds), strict=True):
-            assert np.abs(value.flatten() - np.array(sample["outputs"][node.name])).max() <= 1e-5
+
+def test_the_shared_residual_is_what_the_algorithm_s_own_network_says(chain):
+    policy, env = opened(chain["refine"])
+    obs = env.get_observations()
+    with torch.no_grad():
+        output, _ = policy.student.forward(obs, policy.student.initial_state(1))
+        base = output.action.clip(-1, 1)
+        wanted = compose_actions(base, policy.actor(with_base(obs, base, output.features)), policy.scale)
+        assert torch.equal(refined_action(output, obs, policy.actor, policy.scale), wanted)
+    assert torch.equal(policy.act(obs), wanted)
+
+
+def test_samples_are_whole_episodes_as_the_environment_ran_them(chain):
+    policy, env = opened(chain["refine"])
+    samples = record_episodes(env, policy, 1)
+    length = env.max_episode_length
+    assert len(samples) == 8 * length  # the tiny policy never succeeds
+    for number in range(1, len(samples)):
+        before, now = samples[number - 1].outputs, samples[number].inputs
+        is_first = number % length == 0
+        assert (now["rate"] == before["command_rate"]).all() != is_first
+        assert (now["anchor"] == before["command"]).all() != is_first
+    assert len({sample.inputs["rate"].tobytes() for sample in samples}) > length
+
+
+def test_a_bundle_s_golden_vectors_stride_over_whole_episodes_and_its_graph_repeats_them(bundle):
+    whole = read_bundle(bundle)
+    samples = read_samples(whole.member("samples.json"), whole.manifest["graph"])
+    assert len(samples) == 16
+    assert not samples[0].inputs["rate"].any()
+    for name in ("anchor", "rate", "proprio", "front"):
+        assert len({sample.inputs[name].tobytes() for sample in samples}) >= 9, name
+    worst = parity(whole.member("policy.onnx"), samples, whole.action.control_dt)
+    assert max(worst.values()) <= MAX_ABS
+    Policy(whole)
+
+
+def test_lineage_names_the_checkpoint_that_was_exported(chain, tmp_path):
+    path = tmp_path / "student"
+    shutil.copytree(chain["distill"], path)
+    run = Run.open(path)
+    best = run.sha256("best")
+    row = next(row for row in run.metrics() if row["step"] == run.checkpoint_step("best"))
+    state = run.load_checkpoint("last")
+    run.save_checkpoint(run.checkpoint_step("last") + 1, {**state, "note": "after the last validation"})
+    assert run.sha256("last") != best == run.sha256("best")
+    for checkpoint, success in (("best", row["validation/success"]), ("last", None)):
+        out = tmp_path / f"{checkpoint}.robokd"
+        words = [f"run={path}", f"checkpoint={checkpoint}", f"out={out}", f"runs={tmp_path / 'runs'}"]
+        assert main(["export", *words, "parity_samples=2"]) == 0
+        manifest = read_bundle(out).manifest
+        (parent,) = manifest["lineage"]
+        assert (parent["checkpoint"], parent["sha256"]) == (checkpoint, run.sha256(checkpoint))
+        assert manifest["evaluation"] == {"validation_success": success}
+
+
+def test_what_is_refused_leaves_no_run(chain, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    words = [f"run={chain['refine']}", f"runs={runs}"]
+    assert main(["export", *words, f"out={tmp_path / 'absent' / 'a.robokd'}"]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main(["export", *words, "task.joint_step_rad=0.05"]) == 2
+    assert "action.scale" in capsys.readouterr().err
+    assert not runs.exists()
+
+
+def test_data_may_be_three_periods_older_than_training_ever_saw_it(chain):
+    camera = opened(chain["distill"])[1].camera_specs["front"]
+    assert age_budget_s(Corruption(), None, 0.04) == age_budget_s(Corruption(), camera, 0.04) == 0.12
+    late = Corruption(rate_hz=12.5, latency_s=(0.0, 0.05), freezes_per_minute=1, freeze_s=(0.1, 0.3))
+    assert age_budget_s(late, None, 0.04) == 0.12  # joints are not seen by a camera
+    # a latency of 2 control steps, 2 from frame to frame, and a freeze
+    assert age_budget_s(late, camera, 0.04) == pytest.approx(0.12 + 0.08 + 0.08 + 0.3)
 
 
 def test_a_bundle_drives_the_simulated_robot_and_breaks_no_limit(bundle, tmp_path, capsys):

@@ -14,7 +14,7 @@ from robokd.export import bundle as module
 from robokd.export.bundle import FIELDS, read_bundle, write_bundle
 
 
-def seal(text: bytes, body: bytes = b"", version: int = 1) -> bytes:
+def seal(text: bytes, body: bytes = b"", version: int = module.VERSION) -> bytes:
     """A file with a right closing hash around any manifest."""
     data = struct.pack("<8sIQ", module.MAGIC, version, len(text)) + text + body
     return data + hashlib.sha256(data).digest()
@@ -35,7 +35,10 @@ def good(tmp_path):
 
 
 def whole(good) -> tuple[dict, bytes]:
-    return json.loads(json.dumps(good.manifest)), good.member("policy.onnx")
+    return (
+        json.loads(json.dumps(good.manifest)),
+        good.member("policy.onnx") + good.member("samples.json"),
+    )
 
 
 def altered(good, change) -> bytes:
@@ -62,7 +65,7 @@ def test_numbers_and_members_keep_every_bit(tmp_path_factory, numbers, content):
         "acceleration": numbers[2:4],
         "scale": numbers[4:],
     }
-    members = {"policy.onnx": b"", "extra": content}
+    members = {"policy.onnx": b"", "samples.json": b"", "extra": content}
     digest = write_bundle(path, {**manifest(), "action": spec}, members)
     back = read_bundle(path)
     assert (*back.action.velocity, *back.action.acceleration, *back.action.scale) == tuple(numbers)
@@ -94,7 +97,7 @@ def test_refusals_say_what_is_wrong(good, tmp_path):
     assert "is not a bundle" in refused(tmp_path, b"PK\x03\x04 a zip")
     assert "is truncated" in refused(tmp_path, content[:100])
     assert "truncated or altered" in refused(tmp_path, content[:-1])
-    assert "bundle version 2" in refused(tmp_path, seal(b"{}", version=2))
+    assert "bundle version 1; this robokd reads version 2" in refused(tmp_path, seal(b"{}", version=1))
     assert "not valid JSON" in refused(tmp_path, seal(b"{"))
     assert "not valid JSON" in refused(tmp_path, seal(b'{"task": 1, "task": 2}'))
     assert "not a finite number" in refused(tmp_path, seal(b'{"control_dt": NaN}'))
@@ -128,6 +131,10 @@ def test_every_manifest_field_is_required_and_typed(good, tmp_path, name):
         (lambda row: row["ages_s"].pop("front"), "'ages_s' wants exactly proprio, front"),
         (lambda row: row["ages_s"].update(front=0), "ages_s.front"),
         (lambda row: row["graph"].update(member="other"), "graph.member"),
+        (lambda row: row["graph"].update(member=["policy.onnx"]), "graph.member"),
+        (lambda row: row["graph"].update(samples="other"), "graph.samples"),
+        (lambda row: row["graph"].pop("samples"), "wants exactly member, samples, inputs, outputs"),
+        (lambda row: row["corrupt_config"].pop("part"), "corrupt_config.part"),
         (lambda row: row["graph"]["inputs"]["anchor"].pop("dtype"), "graph.inputs.anchor"),
         (lambda row: row["task_config"].pop("part"), "task_config.part"),
         (lambda row: row["members"][0].update(offset=1), "overlaps"),

@@ -608,3 +608,12 @@ def test_a_clock_needs_a_control_period():
 
 
 GOLDEN = [[-1083119298, -1133271811, 2045163228], [-231564539, 323661284, -1048616561]]
+
+
+@pytest.mark.parametrize("name", ["realsense_d435", "webcam", "kinect"])
+def test_no_frame_is_older_than_the_longest_age(name):
+    timing = Timing(corruption=preset(name), camera=CAMERA, control_dt=0.04)
+    steps, count = 600, 60
+    captured = captures(timing, steps, count)
+    ages = (torch.arange(steps)[:, None] - captured) * 0.04
+    assert 0 < ages.max() <= timing.longest_age_s

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 from robokd.sim2real.log import Log
-from robokd.sim2real.loop import SLACK, Account, Pace, Plan, Terminated, run_loop
+from robokd.sim2real.loop import SLACK, Account, Pace, Plan, Terminated, connected, run_loop
 from robokd.sim2real.policy import Policy
 from robokd.sim2real.safety import Safety, SafetyStop
 from robot_samples import DT, FakeClock, FakeRobot, graph, make_bundle
@@ -31,10 +31,11 @@ class Bench:
 
     def run(self, episodes=1, ticks=0) -> None:
         try:
-            run_loop(
-                self.robot, self.policy, safety=self.safety, pace=self.pace, log=self.log,
-                account=self.account, plan=Plan(episodes=episodes, ticks=ticks),
-            )  # fmt: skip
+            with connected(self.robot):
+                run_loop(
+                    self.robot, self.policy, safety=self.safety, pace=self.pace, log=self.log,
+                    account=self.account, plan=Plan(episodes=episodes, ticks=ticks),
+                )  # fmt: skip
         finally:
             self.log.close()
 
@@ -49,10 +50,10 @@ def raising(error):
 def test_episodes_run_one_after_the_other_and_then_the_robot_is_stopped(tmp_path):
     bench = Bench(tmp_path, horizon=4)
     bench.run(episodes=3)
-    assert bench.robot.calls == ["connect", "begin 0", "begin 1", "begin 2", "stop", "stop"]
+    assert bench.robot.calls == ["connect", "begin 0", "begin 1", "begin 2", "stop", "stop", "stop"]
     assert bench.account.successes == [True, True, True]
     assert bench.account.ticks == len(bench.robot.written) == 12
-    # the graph asks for 0.001 rad more than the last target, from the measured pose on
+    # the graph asks for 0.001 rad more than the last target, from the held one on
     assert bench.robot.written[3] == pytest.approx([0.004, 0.004], abs=1e-6)
     assert not bench.safety.counts
 
@@ -97,7 +98,7 @@ def test_the_robot_is_stopped_by_signals_even_if_one_hits_the_stop(tmp_path, num
     before = signal.getsignal(number)
     with pytest.raises(error):
         bench.run()
-    assert bench.robot.stops == 2
+    assert bench.robot.stops == 3
     assert signal.getsignal(number) is before
 
 
@@ -114,15 +115,41 @@ def test_a_signal_during_the_stop_of_a_normal_end_does_not_prevent_it(tmp_path):
     bench.robot.stop = interrupted_stop
     with pytest.raises(KeyboardInterrupt):
         bench.run()
-    assert (len(calls), bench.robot.stops) == (2, 1)
+    assert (len(calls), bench.robot.stops) == (3, 2)
 
 
 def test_a_command_that_is_not_finite_never_reaches_the_robot(tmp_path):
-    bench = Bench(tmp_path, data=graph(step=np.nan))
+    bench = Bench(tmp_path, data=graph(is_broken=True))
     with pytest.raises(SafetyStop, match="non_finite"):
         bench.run()
     assert bench.robot.written == []
     assert bench.robot.stops > 0
+
+
+def test_the_first_command_starts_from_the_held_target_and_not_from_a_noisy_measurement(tmp_path):
+    def noise(channels, captured):
+        channels["joint_pos"] = channels["joint_target"] + np.float32([0.0056, -0.0056])
+
+    bench = Bench(tmp_path, break_at=1, broken=noise)
+    bench.run()
+    # from the measured pose it would be 0.66 rad/s from rest, where the acceleration allows 0.2
+    assert bench.robot.written[0] == pytest.approx([0.001, 0.001], abs=1e-6)
+    assert not bench.safety.counts
+
+
+def test_an_exception_between_connecting_and_running_stops_the_robot_too(tmp_path):
+    bench = Bench(tmp_path)
+    with pytest.raises(OSError, match="disk full"), connected(bench.robot):
+        raise OSError("disk full")
+    assert bench.robot.calls == ["connect", "stop", "stop"]
+
+
+def test_the_age_of_what_a_command_rests_on_is_kept_by_channel(tmp_path):
+    old = lambda _, captured: captured.update(front=captured["front"] - 0.03)  # noqa: E731
+    bench = Bench(tmp_path, horizon=4, break_at=1, broken=old)
+    bench.run()
+    assert len(bench.account.ages_s["joint_pos"]) == bench.account.ticks == 4
+    assert bench.account.ages_s["front"] == pytest.approx([0.03] * 4, abs=1e-3)
 
 
 def test_a_stale_camera_stops_the_loop(tmp_path):
@@ -219,6 +246,7 @@ def test_the_log_holds_every_tick_bit_for_bit(tmp_path):
     assert [tick["episode"] for tick in ticks] == [0, 0, 0, 1, 1, 1]
     written = np.array([tick["sent"] for tick in ticks], np.float32)
     assert (written == np.array(bench.robot.written)).all()
+    assert np.float32(ticks[2]["joint_target"]).tolist() == written[1].tolist()
     assert all(0 < m.log_time - 100e9 < 1e9 for _, m, _ in messages)  # the fake clock starts at 100 s
     images = [content for topic, _, content in messages if topic == "/camera/front"]
     assert len(images) == 6

@@ -1,11 +1,22 @@
 """The policy runs what the manifest says, or refuses to start."""
 
+import json
+
 import numpy as np
 import pytest
 from robokd.sim2real.policy import Policy
-from robot_samples import GRAPH_INPUTS, GRAPH_OUTPUTS, graph, make_bundle, proprio_spec
+from robot_samples import (
+    GRAPH_INPUTS,
+    GRAPH_OUTPUTS,
+    described,
+    golden,
+    graph,
+    make_bundle,
+    proprio_spec,
+)
 
 from robokd import UserError
+from robokd.export.parity import read_samples, write_samples
 from robokd.specs import to_dict
 
 CHANNELS = {
@@ -71,17 +82,17 @@ def changed(rows, name, **fields):
     ],
 )
 def test_a_manifest_that_differs_is_refused_by_field(tmp_path, inputs, outputs, said):
-    described = {"member": "policy.onnx", "inputs": inputs, "outputs": outputs}
     with pytest.raises(UserError, match=said):
-        Policy(make_bundle(tmp_path / "a.robokd", graph=described))
+        Policy(make_bundle(tmp_path / "a.robokd", graph=described(inputs, outputs)))
 
 
 def test_a_graph_that_differs_from_the_manifest_is_refused(tmp_path):
     other = graph(inputs=changed(GRAPH_INPUTS, "front", shape=[1, 1, 4, 4]))
+    samples = golden(graph())
     with pytest.raises(UserError, match=r"policy\.onnx inputs\.front\.shape"):
-        Policy(make_bundle(tmp_path / "a.robokd", data=other))
+        Policy(make_bundle(tmp_path / "a.robokd", data=other, samples=samples))
     with pytest.raises(UserError, match="onnxruntime cannot run"):
-        Policy(make_bundle(tmp_path / "a.robokd", data=b"not a graph"))
+        Policy(make_bundle(tmp_path / "a.robokd", data=b"not a graph", samples=samples))
 
 
 def test_terms_that_the_robot_lacks_are_refused(tmp_path):
@@ -92,3 +103,53 @@ def test_terms_that_the_robot_lacks_are_refused(tmp_path):
     swapped = {**spec, "terms": [{**spec["terms"][0], "elements": ["elbow", "shoulder"]}, *spec["terms"][1:]]}
     with pytest.raises(UserError, match="of elbow, shoulder"):
         Policy(make_bundle(tmp_path / "a.robokd", observations={"proprio": swapped}))
+
+
+def altered(change) -> bytes:
+    """The tiny graph's golden vectors, the last of them changed."""
+    rows = json.loads(golden(graph()))
+    change(rows[-1])
+    return json.dumps(rows).encode()
+
+
+def test_golden_vectors_are_what_the_export_wrote(tmp_path):
+    data = golden(graph())
+    assert write_samples(read_samples(data, described())) == data
+    Policy(make_bundle(tmp_path / "a.robokd", samples=data))
+
+
+@pytest.mark.parametrize(
+    ("output", "off", "is_refused"),
+    [
+        ("command", 2e-5, True), ("command", 5e-6, False), ("action", -2e-5, True), ("action", np.nan, True),
+        # a rate counts as rad in a control period of 0.01 s
+        ("command_rate", 5e-4, False), ("command_rate", 2e-3, True),
+    ],
+)  # fmt: skip
+def test_a_machine_that_says_something_else_is_refused_in_one_line(tmp_path, output, off, is_refused):
+    def change(row):
+        row["outputs"][output][1] += off
+
+    bundle = make_bundle(tmp_path / "a.robokd", samples=altered(change))
+    if not is_refused:
+        Policy(bundle)
+        return
+    with pytest.raises(UserError, match=rf"on this machine is off by .* what '{output}' of golden vector 2"):
+        Policy(bundle)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (b"[]", "there is none"),
+        (b"{", "Expecting property name"),
+        (b"[3]", "TypeError"),
+        (altered(lambda row: row["inputs"].pop("rate")), "it has the inputs proprio, front, anchor; wanted"),
+        (altered(lambda row: row["inputs"]["rate"].pop()), "reshape"),
+        (altered(lambda row: row["inputs"]["front"].__setitem__(0, 256)), "OverflowError"),
+        (altered(lambda row: row["outputs"].update(action=None)), "reshape|TypeError"),
+    ],
+)
+def test_golden_vectors_that_do_not_fit_the_graph_are_refused(tmp_path, samples, said):
+    with pytest.raises(UserError, match=f"does not hold golden vectors of the graph: .*({said})"):
+        Policy(make_bundle(tmp_path / "a.robokd", samples=samples))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from robokd.sim2real.robot import Reading
-from robokd.sim2real.safety import TOLERANCE, Safety, SafetyStop
+from robokd.sim2real.safety import HELD_TOLERANCE, TOLERANCE, Safety, SafetyStop
 from robot_samples import DT, action_spec, make_bundle
 
 from robokd.specs import ActionSpec, Limits, braking_rate, limit
@@ -34,6 +34,7 @@ def reading(position=(0.0, 0.0), captured_s=0.0, **changed) -> Reading:
     channels = {
         "joint_pos": np.array(position),
         "joint_vel": np.zeros(2),
+        "joint_target": np.array(position),
         "front": np.zeros((1, 3, 4), np.uint8),
     }
     channels |= {name: np.array(value) for name, value in changed.items()}
@@ -89,29 +90,29 @@ def test_what_the_graph_has_limited_is_not_counted(tmp_path_factory, asks):
     for ask in asks:
         wanted = safety.anchor + safety.limits.scale * np.array(ask, np.float32)
         by_graph, _ = limit(wanted, safety.anchor, safety.rate, safety.limits)
-        safety.accept(safety.limit(by_graph, reading()))
+        safety.accept(safety.limit(by_graph))
     assert not safety.counts
 
 
 def test_clipped_commands_are_counted_by_kind(safety):
     # dt 0.01 s; acceleration 20 rad/s^2 allows a rate of 0.2 rad/s: 0.002 rad in the first tick
-    sent = safety.limit(np.array([0.005, 0.0], np.float32), reading())
+    sent = safety.limit(np.array([0.005, 0.0], np.float32))
     assert sent[0] == pytest.approx(0.002)
     assert safety.counts == {"acceleration": 1}
     safety.accept(sent)
-    sent = safety.limit(np.array([5.0, 0.0], np.float32), reading())
+    sent = safety.limit(np.array([5.0, 0.0], np.float32))
     # 0.4 rad/s now
     assert sent[0] == pytest.approx(0.002 + 0.004)
     assert safety.counts == {"acceleration": 2, "velocity": 1, "position": 1}
 
 
 def test_float_noise_is_not_a_clipped_command(safety):
-    safety.limit(np.array([0.002 + 0.9 * TOLERANCE, 0.0], np.float32), reading())
+    safety.limit(np.array([0.002 + 0.9 * TOLERANCE, 0.0], np.float32))
     assert not safety.counts
 
 
 def test_the_anchor_is_what_was_sent(safety):
-    safety.limit(np.array([0.002, 0.0], np.float32), reading())
+    safety.limit(np.array([0.002, 0.0], np.float32))
     safety.accept(np.array([0.001, 0.0], np.float32))  # the robot sent less
     assert safety.anchor.tolist() == np.float32([0.001, 0.0]).tolist()
     assert safety.rate == pytest.approx([0.1, 0.0])
@@ -120,7 +121,7 @@ def test_the_anchor_is_what_was_sent(safety):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_command_that_is_not_finite_stops(safety, bad):
     with pytest.raises(SafetyStop, match="policy commands") as stop:
-        safety.limit(np.array([0.0, bad], np.float32), reading())
+        safety.limit(np.array([0.0, bad], np.float32))
     assert stop.value.kind == "non_finite"
     assert safety.counts == {"non_finite": 1}
 
@@ -135,7 +136,12 @@ def test_a_measurement_that_is_not_finite_stops(safety):
 
 @pytest.mark.parametrize(
     ("channel", "kind"),
-    [("front", "stale_front"), ("joint_pos", "stale_proprio"), ("joint_vel", "stale_proprio")],
+    [
+        ("front", "stale_front"),
+        ("joint_pos", "stale_proprio"),
+        ("joint_vel", "stale_proprio"),
+        ("joint_target", "stale_proprio"),
+    ],
 )
 @pytest.mark.parametrize("captured", [-0.11, np.nan, 0.5])
 def test_each_channel_has_its_age_budget(safety, channel, kind, captured):
@@ -153,9 +159,37 @@ def test_a_start_outside_the_envelope_is_refused(safety):
     assert stop.value.kind == "start"
 
 
-def test_a_first_command_far_from_the_measured_pose_is_refused(safety):
+def test_the_anchor_is_the_target_that_is_held_at_rest(safety):
+    safety.begin(reading(position=[0.0056, -0.0056], joint_target=[0.001, 0.002]))
+    assert safety.anchor.tolist() == np.float32([0.001, 0.002]).tolist()
+    assert safety.rate.tolist() == [0.0, 0.0]
+    assert safety.anchor.dtype == safety.rate.dtype == np.float32
+
+
+def test_a_held_target_far_from_where_the_joint_is_stops(safety):
+    safety.begin(reading(joint_target=[0.99 * HELD_TOLERANCE, 0.0]))
+    with pytest.raises(SafetyStop, match=r"elbow is 0\.0000 rad, the target it holds -0\.0505") as stop:
+        safety.begin(reading(joint_target=[0.0, -1.01 * HELD_TOLERANCE]))
+    assert stop.value.kind == "held_target"
+    assert safety.counts == {"held_target": 1}
+
+
+def test_a_held_target_that_is_not_finite_or_beyond_a_limit_stops(tmp_path):
+    # the envelope allows a start next to the limit of 0.7 rad, the held target is beyond it
+    start = {"joint_pos_lower": [-0.3, -0.3], "joint_pos_upper": [0.3, 0.7]}
+    safety = Safety(make_bundle(tmp_path / "a.robokd", start=start))
+    with pytest.raises(
+        SafetyStop, match=r"elbow holds 0\.7100 rad, limits are \[-0\.5000, 0\.7000\]"
+    ) as stop:
+        safety.begin(reading(position=[0.0, 0.69], joint_target=[0.0, 0.71]))
+    assert stop.value.kind == "held_target"
+    with pytest.raises(SafetyStop, match="joint_target reads"):
+        safety.begin(reading(joint_target=[0.0, np.nan]))
+
+
+def test_a_first_command_out_of_reach_of_the_held_target_is_refused(safety):
     far = np.array([0.0, 0.03], np.float32)  # scale 0.02: no action can ask for so much
     with pytest.raises(SafetyStop, match="first command for elbow"):
-        safety.limit(far, reading())
-    safety.accept(safety.limit(np.zeros(2, np.float32), reading()))
-    assert safety.limit(far, reading())[1] == pytest.approx(DT * DT * 10)  # later it is only limited
+        safety.limit(far)
+    safety.accept(safety.limit(np.zeros(2, np.float32)))
+    assert safety.limit(far)[1] == pytest.approx(DT * DT * 10)  # later it is only limited
