@@ -113,6 +113,8 @@ class TaskEnv(VecEnv, Protocol):
     """A VecEnv as a task's config builds it."""
 
     task: Task
+    sim: Sim
+    groups: tuple[str, ...]  # that are emitted
     substeps: int  # physics steps in a control step
     failures: Path | None  # where the state of a divergence or a NaN is saved
 
