@@ -58,6 +58,7 @@ def deploy(config: DeployConfig, resume: Run | None = None) -> Path:
         "robot": config.robot.name, "bundle": str(bundle.path), "bundle_sha256": bundle.sha256,
         "env_steps": account.ticks, **outcome(account), "deadline_misses": pace.misses,
         "safety": dict(safety.counts), "stop_reason": stopped.kind if stopped else "end",
+        "frames_rendered": report.get("frames_rendered", 0),
         "robot_peak_rss_mb": report.get("peak_rss_mb"), "robot_log": report,
     })  # fmt: skip
     if stopped:

@@ -201,7 +201,8 @@ class Host:
 
     def summary(self) -> dict[str, Any]:
         """Return the account of the robot and of its process."""
-        return {**self.account.summary(), "peak_rss_mb": peak_rss_mb()}
+        frames = self.world.env.frames_rendered
+        return {**self.account.summary(), "peak_rss_mb": peak_rss_mb(), "frames_rendered": frames}
 
     def _take_command(self, sequence: int, payload: bytearray) -> None:
         arrived_s = time.monotonic()

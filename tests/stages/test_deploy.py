@@ -103,6 +103,7 @@ def test_a_deployment_leaves_a_whole_run_and_the_robot_saw_no_limit_broken(bundl
     assert set(summary["age_s"]) == {"joint_pos", "joint_vel", "joint_target", "front"}
     assert 0 <= summary["age_s"]["front"]["p50"] < 0.1
     assert summary["robot_peak_rss_mb"] > 100  # the robot's process has torch
+    assert summary["frames_rendered"] >= summary["ticks"]
     assert summary["robot_peak_rss_mb"] != summary["peak_rss_mb"]
     sha256 = hashlib.sha256(bundle.read_bytes()).hexdigest()
     assert run.lineage["parents"] == summary["parents"] == [{"path": str(bundle), "sha256": sha256}]
