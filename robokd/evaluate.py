@@ -7,7 +7,7 @@ environments.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,13 @@ def load_policy(run: Run, checkpoint: str, env: VecEnv) -> Policy:
     raise UserError(f"a {run.stage} run has no policy; wanted a teach, distill or refine run: {run.path}")
 
 
+def check_spaces(spaces: Sequence[str]) -> None:
+    """Raise UserError naming the first space of parameters that does not exist."""
+    for space in spaces:
+        if space not in SPACES:
+            raise UserError(unknown("space of parameters", space, SPACES))
+
+
 def check_policy(config: EvaluateConfig | ExportConfig | PlayConfig, run: Run) -> None:
     """Raise UserError, before anything is begun, where the policy of a run does not fit the config's task."""
     env = build_env(config, policy_groups(run), "test", num_envs=1)
@@ -90,9 +97,7 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
     parent = Run.open(config.run)
     baseline = Run.open(config.baseline) if config.baseline else None
     parents = [parent, baseline] if baseline else [parent]
-    for space in config.spaces:
-        if space not in SPACES:
-            raise UserError(unknown("space of parameters", space, SPACES))
+    check_spaces(config.spaces)
     for one in parents:
         check_policy(config, one)
     run = resume or create_run(config, "evaluate", parents)

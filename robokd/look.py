@@ -59,6 +59,8 @@ def look(config: LookConfig, resume: Run | None = None) -> Path:
 def _wander(config: LookConfig) -> TaskEnv:
     """Return an environment of `moments` episodes after some steps of random actions."""
     known = build_env(config, (), "test", num_envs=1)
+    if not config.cameras:
+        raise UserError("cameras must name at least one camera, or all, got none")
     names = tuple(known.camera_specs) if config.cameras == ("all",) else config.cameras
     check_groups(names, {}, known.camera_specs)
     known.close()

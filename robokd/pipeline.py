@@ -95,10 +95,12 @@ class Steps:
 
 def foresee(config: PipelineConfig) -> None:
     """Refuse now what a later stage would refuse after hours of work."""
+    from robokd.evaluate import check_spaces
     from robokd.learn.dagger import build_student, student_inputs
     from robokd.learn.residual import check_residual_groups
     from robokd.learn.stage import build_env
 
+    check_spaces(config.evaluate.spaces)
     seen = student_inputs(config.distill)
     env = build_env(config.distill, seen, "train", num_envs=1)
     build_student(config.distill, env)

@@ -6,6 +6,7 @@ The default parts of a stage stand in `configs/<stage>.yaml`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -305,6 +306,10 @@ def check(config: Any, prefix: str = "") -> None:  # noqa: ANN401  (any of the s
             low := lowest.get(key, 1 if type(value) is int else 0)
         ):
             raise ValueError(f"{prefix}{key} must be >= {low}, got {value}")
+        if type(value) is float and value == math.inf:
+            raise ValueError(f"{prefix}{key} must be finite, got {value}")
+        if key == "seed" and value >= 2**63:
+            raise ValueError(f"seed must be < 2^63, got {value}")
         if key == "device" and not re.fullmatch(r"cpu|cuda(:\d+)?", str(value)):
             raise ValueError(f"device must be cpu, cuda or cuda:<number>, got {value!r}")
         if key == "checkpoint" and value not in ("best", "last"):

@@ -171,6 +171,11 @@ class MujocoRobot:
     def _fail(self, error: OSError) -> NoReturn:
         """Say what became of the process."""
         assert self._process is not None
+        if isinstance(error, TimeoutError) and not self._is_ready:
+            limit = self._cfg.start_timeout_s
+            raise UserError(
+                f"the simulated robot was not ready within robot.start_timeout_s={limit:g}"
+            ) from None
         if isinstance(error, TimeoutError):
             raise RuntimeError(
                 f"the simulated robot (process {self._process.pid}) does not answer in time"

@@ -174,7 +174,7 @@ class Dagger:
     def _fit(self, number: int, rate: float) -> dict[str, float]:
         """Take the round's gradient steps on rows of the whole data set; they follow from seed and round."""
         settings = self.settings
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
         training = torch.from_numpy((~self._held_out()).nonzero()[0])
         if not len(training):
             share = f"dagger.validation_share={settings.validation_share:g}"

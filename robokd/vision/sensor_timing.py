@@ -55,6 +55,8 @@ class Timing:
         """How old the frame that is seen may be, at most: late, after dropped ones and a freeze."""
         corruption = self.corruption
         frames = _ALWAYS if corruption.drop_rate else 1
+        if corruption.drop_rate and corruption.freezes_per_minute:
+            frames *= 2  # a freeze may take the one that is not dropped
         freeze = corruption.freeze_s[1] if corruption.freezes_per_minute else 0.0
         return (self.longest_latency + math.ceil(frames * self.period)) * self.control_dt + freeze
 
