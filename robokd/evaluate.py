@@ -30,7 +30,7 @@ from robokd.run import Run
 from robokd.students.base import StudentPolicy
 
 if TYPE_CHECKING:
-    from robokd.config import EvaluateConfig, ExportConfig, PlayConfig
+    from robokd.config import EvaluateConfig
 
 ABLATIONS = ("blank", "shuffled", "frozen")
 
@@ -84,7 +84,7 @@ def check_spaces(spaces: Sequence[str]) -> None:
             raise UserError(unknown("space of parameters", space, SPACES))
 
 
-def check_policy(config: EvaluateConfig | ExportConfig | PlayConfig, run: Run) -> None:
+def check_policy(config: EvaluateConfig, run: Run) -> None:
     """Raise UserError, before anything is begun, where the policy of a run does not fit the config's task."""
     env = build_env(config, policy_groups(run), "test", num_envs=1)
     load_policy(run, config.checkpoint, env)

@@ -17,7 +17,7 @@ from robokd.draws import Draws
 from robokd.geometry import multiply
 from robokd.sim.base import Sim
 from robokd.specs import CameraSpec
-from robokd.vision.base import Renderer
+from robokd.vision.base import RendererCfg
 from robokd.vision.corrupt import FrameStore, Timing, corrupt_depth, corrupt_rgb, mounting_error
 from robokd.vision.encode import encode
 from robokd.vision.sensor import Corruption
@@ -27,14 +27,15 @@ class Eyes:
     """What the cameras of an environment show. Its memory is the frames under way."""
 
     def __init__(
-        self, sim: Sim, renderer: Renderer, cameras: Sequence[CameraSpec], corruption: Corruption, *,
-        control_dt: float, draws: Draws,
+        self, sim: Sim, renderer: RendererCfg, cameras: Sequence[CameraSpec], corruption: Corruption, *,
+        control_dt: float, draws: Draws, threads: int,
     ) -> None:  # fmt: skip
-        """`renderer` must have been built with `cameras` and their `masks`."""
+        """Build the renderer; raises UserError for what it cannot draw."""
         self.cameras, self.corruption = tuple(cameras), corruption
-        self._sim, self._renderer, self._draws = sim, renderer, draws
-        self._masks = self.masks(cameras, corruption)
+        self._sim, self._draws = sim, draws
+        self._masks = _masks(cameras, corruption)
         self._drawn = (*self.cameras, *self._masks.values())
+        self._renderer = renderer.build(sim, self._drawn, threads)
         self._stores: dict[str, FrameStore] = {}
         if corruption.changes_timing:
             for camera in cameras:
@@ -44,17 +45,6 @@ class Eyes:
         # geoms of the world itself are background: floor, walls, table
         self._is_background = torch.from_numpy(np.append(sim.model.geom_bodyid == 0, True))  # last: nothing
         self.ages_s = {camera.name: torch.zeros(sim.num_envs) for camera in cameras}  # (N,), of the last look
-
-    @staticmethod
-    def masks(cameras: Sequence[CameraSpec], corruption: Corruption) -> dict[str, CameraSpec]:
-        """Return the cameras that tell what is background, by the colour cameras that need to know."""
-        swapped = [camera for camera in cameras if corruption.background_rate and camera.encoding == "rgb_u8"]
-        return {
-            camera.name: dataclasses.replace(
-                camera, name=f"{camera.name}/segment", view=camera.scene_camera, encoding="segment_i16"
-            )
-            for camera in swapped
-        }
 
     def begin(self, mask: Tensor, episode: Tensor) -> None:
         """Begin the episodes (N,) of mask (N,): nothing is under way, the cameras stand a little wrong."""
@@ -108,8 +98,19 @@ class Eyes:
         if camera.encoding == "rgb_u8" and self.corruption.changes_colour:
             background = None
             if camera.name in self._masks:
-                background = self._is_background[raw[f"{camera.name}/segment"][:, 0].long()]
+                background = self._is_background[raw[self._masks[camera.name].name][:, 0].long()]
             return corrupt_rgb(
                 image, self.corruption, camera, self._draws, episode, step, background_nhw=background
             )
         return image
+
+
+def _masks(cameras: Sequence[CameraSpec], corruption: Corruption) -> dict[str, CameraSpec]:
+    """Return the cameras that tell what is background, by the colour cameras that need to know."""
+    swapped = [camera for camera in cameras if corruption.background_rate and camera.encoding == "rgb_u8"]
+    return {
+        camera.name: dataclasses.replace(
+            camera, name=f"{camera.name}/segment", view=camera.scene_camera, encoding="segment_i16"
+        )
+        for camera in swapped
+    }

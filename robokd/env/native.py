@@ -77,11 +77,12 @@ class NativeEnv:
         self._check_finite("action", actions)
         state.previous_action = state.action
         state.action = actions.to(torch.float32).clip(-1, 1)
-        command, state.rate = decode(state.action, state.command, state.rate, self._limits, torch)
+        state.command, state.rate = decode(state.action, state.command, state.rate, self._limits, torch)
         state.step = state.step + 1
         # the engine resets a world that diverges: what led there is kept, or it could not be looked into
         self._before = {name: self.sim.get(name).clone() for name in ("qpos", "qvel")}
-        self.advance(command, self.substeps)
+        self.sim.step(self.task.control(state.command, state), self.substeps)
+        self.task.progress(state, self.substeps * self.sim.physics_dt)
         terms = self.task.reward(state)
         diverged = self.sim.diverged()
         success = self.task.success(state) & ~diverged
@@ -97,12 +98,6 @@ class NativeEnv:
             self._begin(done)
         self._observations = self.observe()
         return self._observations, reward, done.long(), extras
-
-    def advance(self, command: Tensor, substeps: int) -> None:
-        """Send joint targets (N, A) in rad and step the physics."""
-        self.state.command = command
-        self.sim.step(self.task.control(command, self.state), substeps)
-        self.task.progress(self.state, substeps * self.sim.physics_dt)
 
     def observe(self) -> TensorDict:
         """Compute the groups asked for, as fresh tensors."""
@@ -228,8 +223,10 @@ def build(
     worlds = sim.build(task.scene(), setup.num_envs, setup.device, setup.threads)
     eyes = None
     if cameras and renderer is not None:
-        made = renderer.build(worlds, [*cameras, *Eyes.masks(cameras, corrupt).values()], setup.threads)
-        eyes = Eyes(worlds, made, cameras, corrupt, control_dt=task.control_dt, draws=setup.draws)
+        eyes = Eyes(
+            worlds, renderer, cameras, corrupt, control_dt=task.control_dt, draws=setup.draws,
+            threads=setup.threads,
+        )  # fmt: skip
     return NativeEnv(task, worlds, eyes, setup)
 
 

@@ -65,8 +65,8 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     if teacher.sha256() != frozen:
         raise RuntimeError("the teacher changed while it was distilled")
     parameters = sum(value.numel() for value in student.parameters())
-    own = {"teacher_sha256": frozen, "student_parameters": parameters}
-    own["env_steps"] = totals["env_steps"] + taught.env_steps
+    steps = totals["env_steps"] + taught.env_steps
+    own = {"teacher_sha256": frozen, "student_parameters": parameters, "env_steps": steps}
     summary = run.write_summary({**totals, **shared_fields(config), **own})
     engine.buffer.remove()
     return summary

@@ -12,12 +12,30 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from robokd import UserError
 from robokd.specs import CameraSpec
 
 if TYPE_CHECKING:
+    import mujoco
     from torch import Tensor
 
     from robokd.sim.base import Sim
+
+
+def scene_camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
+    """Return the index of a camera of the scene; raises UserError if there is none of its name."""
+    known = [model.camera(index).name for index in range(model.ncam)]
+    name = camera.scene_camera
+    if name not in known:
+        raise UserError(f"the scene has no camera named {name!r}. It has: {', '.join(known) or 'none'}")
+    return known.index(name)
+
+
+def check_built(camera: CameraSpec, cameras: Mapping[str, CameraSpec]) -> None:
+    """Raise UserError for a camera that is not among those a renderer was built with."""
+    if cameras.get(camera.name) != camera:
+        known = ", ".join(sorted(cameras)) or "none"
+        raise UserError(f"the renderer was not built with this camera {camera.name!r}, but with: {known}")
 
 
 class Renderer(Protocol):

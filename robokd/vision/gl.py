@@ -22,6 +22,7 @@ import numpy as np
 from robokd import UserError
 from robokd.registry import register
 from robokd.specs import CameraSpec
+from robokd.vision.base import check_built, scene_camera_index
 from robokd.vision.encode import encode
 
 if TYPE_CHECKING:
@@ -146,9 +147,7 @@ class Gl:
 
     def _buffer(self, camera: CameraSpec, buffer: np.ndarray | Tensor, num_envs: int) -> np.ndarray:
         """Return the caller's buffer as a numpy array; nothing is copied."""
-        if self._cameras.get(camera.name) != camera:
-            known = ", ".join(sorted(self._cameras)) or "none"
-            raise UserError(f"the renderer was not built with this camera {camera.name!r}, but with: {known}")
+        check_built(camera, self._cameras)
         if getattr(buffer, "is_cuda", False):
             raise UserError(
                 f"renderer=mujoco writes to CPU memory, the buffer of {camera.name!r} is on a GPU"
@@ -213,11 +212,7 @@ def _pose_fields(model: mujoco.MjModel) -> tuple[str, ...]:
 
 
 def _camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
-    known = [model.camera(index).name for index in range(model.ncam)]
-    if camera.scene_camera not in known:
-        names = ", ".join(known) or "none"
-        raise UserError(f"the scene has no camera named {camera.scene_camera!r}. It has: {names}")
-    index = known.index(camera.scene_camera)
+    index = scene_camera_index(model, camera)
     if model.cam_projection[index]:
         raise UserError(f"camera {camera.name!r} is orthographic in the scene; a CameraSpec is perspective")
     return index

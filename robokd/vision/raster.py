@@ -22,6 +22,7 @@ from robokd.cores import cores
 from robokd.registry import register
 from robokd.specs import CameraSpec
 from robokd.vision import scene_colours, scene_tables
+from robokd.vision.base import check_built
 from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
 from robokd.vision.lens import make_lens
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from robokd.sim.base import Sim
 
-DRAWN = scene_tables.DRAWN
 _PIXELS_PER_THREAD = 16_384  # below that, handing work over costs more than it saves
 _BOUNDLESS_M = 1e8  # far of colours and segments; less than what a pixel has that sees nothing
 _NONE = {kind: np.empty(0, kind) for kind in (np.uint8, np.uint16, np.float32, np.int16)}
@@ -131,11 +131,7 @@ class Raster:
         """Return what is drawn at once: by view, at most one camera of each kind."""
         found: dict[_Key, dict[str, list[CameraSpec]]] = {}
         for camera in cameras:
-            if self._cameras.get(camera.name) != camera:
-                known = ", ".join(sorted(self._cameras)) or "none"
-                raise UserError(
-                    f"the renderer was not built with this camera {camera.name!r}, but with: {known}"
-                )
+            check_built(camera, self._cameras)
             found.setdefault(_key(camera), {kind: [] for kind in _KINDS})[_kind(camera)].append(camera)
         return {
             key: [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from robokd import UserError
+from robokd.vision.base import scene_camera_index
 
 if TYPE_CHECKING:
     import mujoco
@@ -64,11 +65,7 @@ def visible(model: mujoco.MjModel, hidden_groups: Sequence[int]) -> np.ndarray:
 
 def camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
     """Return the index of a camera of the scene; raises UserError if there is none, or none of this kind."""
-    known = [model.camera(index).name for index in range(model.ncam)]
-    name = camera.scene_camera
-    if name not in known:
-        raise UserError(f"the scene has no camera named {name!r}. It has: {', '.join(known) or 'none'}")
-    index = known.index(name)
+    index, name = scene_camera_index(model, camera), camera.scene_camera
     pose = (*model.cam_pos[index], *model.cam_quat[index], camera.fovy_deg)
     if not np.isfinite(pose).all() or not 0 < camera.fovy_deg < 180:
         raise UserError(

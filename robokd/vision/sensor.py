@@ -88,8 +88,8 @@ class Corruption:
     border_px: int = 0  # px along each side that are invalid, or black
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(Corruption):
-            _check(field.name, getattr(self, field.name), field.default)
+        for name, default in _CLEAN.items():
+            _check(name, getattr(self, name), default)
         if self.blur_direction not in DIRECTIONS:
             raise UserError(unknown("blur_direction", self.blur_direction, DIRECTIONS))
         if not self.baseline_m and (self.subpixel_px or self.disparity_step_px or self.casts_shadow):
@@ -106,7 +106,7 @@ class Corruption:
     @property
     def is_clean(self) -> bool:
         """Whether there is no flaw at all."""
-        return to_dict(self) == to_dict(Corruption())
+        return not _differs(self, tuple(_CLEAN))
 
     @property
     def changes_depth(self) -> bool:
@@ -136,10 +136,9 @@ def to_dict(corruption: Corruption) -> dict[str, Any]:
 
 def from_dict(data: Mapping[str, Any]) -> Corruption:
     """Rebuild a corruption from `to_dict`'s data; a field that is left out has its default."""
-    known = {field.name for field in dataclasses.fields(Corruption)}
     for name in data:
-        if name not in known:
-            raise UserError(unknown("field of Corruption", name, known))
+        if name not in _CLEAN:
+            raise UserError(unknown("field of Corruption", name, _CLEAN))
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
     }
@@ -168,8 +167,10 @@ def _check(name: str, value: object, default: object) -> None:
 
 
 def _differs(corruption: Corruption, names: tuple[str, ...]) -> bool:
-    clean = Corruption()
-    return any(getattr(corruption, name) != getattr(clean, name) for name in names)
+    return any(getattr(corruption, name) != _CLEAN[name] for name in names)
+
+
+_CLEAN = {field.name: field.default for field in dataclasses.fields(Corruption)}
 
 
 @register("corrupt", "realsense_d435")

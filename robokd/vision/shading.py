@@ -290,15 +290,22 @@ def _light(line: tuple, names: Array, lamps: Array, scene: tuple, stage: Array) 
         rows[LIGHT : LIGHT + 3] = _WITHOUT_LIGHTS
 
 
+@jit
+def _run_end(names: Array, first: int) -> int:
+    """Return the end of the pixels from `first` on that show one geom."""
+    end = first + 1
+    while end < names.size and names[end] == names[first]:
+        end += 1
+    return end
+
+
 @inlined
 def _model(line: tuple, seen: Array, names: Array, scene: tuple, stage: Array, paint: tuple) -> None:
     """Write normals, colours, glow and texture of a row, run by run."""
     rows, x, z, y = line
     looks, end = paint[0], 0
     while end < x.size:
-        first, name = end, names[end]
-        while end < x.size and names[end] == name:
-            end += 1
+        first, name, end = end, names[end], _run_end(names[: x.size], end)
         if name < 0:
             for j in range(first, end):
                 rows[0, j] = rows[1, j] = rows[2, j] = _ZERO
@@ -327,9 +334,7 @@ def _dye(
     rows, x, z, y = line
     looks, end = paint[0], 0
     while end < x.size:
-        first, name = end, names[end]
-        while end < x.size and names[end] == name:
-            end += 1
+        first, name, end = end, names[end], _run_end(names[: x.size], end)
         if name < 0 or looks.mappings[name] == PLAIN:
             continue
         part, texture = (rows[:, first:end], x[first:end], z[first:end], y), looks.textures[name]
@@ -338,15 +343,8 @@ def _dye(
             dye_wrapped_run(part, step, stage[name], seen[first:end], tables, paint[2], texture)
         else:
             how = (scene[0].kinds[name], looks.mappings[name] == CUBED, looks.is_uniform[name])
-            dye_run(
-                part,
-                step,
-                stage[name],
-                how,
-                (looks.repeat[name, 0], looks.repeat[name, 1]),
-                paint[2],
-                texture,
-            )
+            repeat = (looks.repeat[name, 0], looks.repeat[name, 1])
+            dye_run(part, step, stage[name], how, repeat, paint[2], texture)
 
 
 @jit
