@@ -11,7 +11,18 @@ import numpy as np
 
 from robokd.vision.kernel_cache import entry, exact, inlined, jit
 from robokd.vision.lens import LANES, Lens
-from robokd.vision.primitives import draw_box, draw_ellipsoid, draw_plane, draw_rod, draw_sphere
+from robokd.vision.primitives import (
+    BOX,
+    CAPSULE,
+    CYLINDER,
+    PLANE,
+    SPHERE,
+    draw_box,
+    draw_ellipsoid,
+    draw_plane,
+    draw_rod,
+    draw_sphere,
+)
 from robokd.vision.projection import in_camera
 from robokd.vision.shading import shade, stage
 from robokd.vision.triangles import draw_mesh
@@ -19,7 +30,6 @@ from robokd.vision.triangles import draw_mesh
 if TYPE_CHECKING:
     from robokd.vision.projection import Array, Window
 
-PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX = 0, 2, 3, 4, 5, 6  # mjtGeom
 _MISS = np.float32(1e9)  # m; a number because infinities forbid fast arithmetic
 _ZERO = np.float32(0)
 
@@ -55,12 +65,17 @@ def _place(geoms: tuple, camera: tuple, geom: int) -> tuple:
 def _claim(z: Array, before: Array, names: Array, name: int, window: Window) -> None:
     """Write a name where the depth has become less than before, and make it what was before."""
     row0, row1, column0, column1 = window
+    first, end, wide = (
+        column0 // LANES * LANES,
+        (column1 + LANES - 1) // LANES * LANES,
+        (z.shape[0], z[0].size),
+    )
+    z, before, names = z.reshape(wide), before.reshape(wide), names.reshape(wide)
     for i in range(row0, row1):
-        for block in range(column0 // LANES, (column1 + LANES - 1) // LANES):
-            for k in range(LANES):
-                now, then = z[i, block, k], before[i, block, k]
-                names[i, block, k] = name if now < then else names[i, block, k]
-                before[i, block, k] = now
+        now, then, owner = z[i, first:end], before[i, first:end], names[i, first:end]
+        for j in range(now.size):
+            owner[j] = name if now[j] < then[j] else owner[j]
+            then[j] = now[j]
 
 
 @inlined

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from robokd.vision.kernel_cache import jit
+from robokd.vision.primitives import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
 from robokd.vision.projection import add, dot
 from robokd.vision.textures import Textures, cube_face, cube_point, texel
 from robokd.vision.triangles import cross
@@ -18,13 +19,8 @@ from robokd.vision.triangles import cross
 if TYPE_CHECKING:
     from robokd.vision.projection import Array, Vector
 
-PLAIN, FLAT, WRAPPED, CUBED = (
-    0,
-    1,
-    2,
-    3,
-)  # how a texture is put on: not, part by part, by coordinates, from inside
-PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX = 0, 2, 3, 4, 5, 6  # mjtGeom
+# how a texture is put on: not, part by part, by coordinates, from inside
+PLAIN, FLAT, WRAPPED, CUBED = 0, 1, 2, 3
 _DYE = 9  # where shading.py's rows hold the texture's colour
 
 

@@ -24,7 +24,7 @@ from robokd.specs import CameraSpec
 from robokd.vision import scene_colours, scene_tables
 from robokd.vision.base import check_built
 from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
-from robokd.vision.lens import make_lens
+from robokd.vision.lens import LANES, make_lens
 
 if TYPE_CHECKING:
     import mujoco
@@ -208,7 +208,7 @@ class _View:
                     np.empty(shape, np.float32), np.empty(shape, np.int32),
                     np.empty((len(self._scene.shapes.geoms), STAGE_COLUMNS)),
                     np.empty((self._scene.lights, LAMP_COLUMNS)),
-                    np.zeros((ROOM, self.wide.columns), np.float32),
+                    np.zeros((ROOM, self.wide.x.size + LANES), np.float32),
                 )  # fmt: skip
             made[has_layers] = room
         return made[has_layers]

@@ -6,9 +6,9 @@ OpenGL does. It is done row by row, so that most of it runs in vector instructio
 
 Source: OpenGL 2.1 specification, section 2.14.1, eq. 2.4 and 2.5.
 Shapes: S shapes that are drawn, F triangles, L lights. Frame: see projection.py.
-Legend: a line is (rows, x, z, y): room for a row of pixels (ROOM, columns), x and depth of its columns, its
-y, all float32. A run is what is seen from one column to before another: (first, end, name). What the room
-holds is below.
+Legend: rows are room for a row of pixels (ROOM, columns and LANES more) float32, what they hold is below; a
+line is (rows, x, z, y), with x and depth of its columns, which stand there too, and its y. A run is what is
+seen from one column to before another: (first, end, name).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from robokd.vision.kernel_cache import inlined, jit
-from robokd.vision.lens import Lens
-from robokd.vision.patterns import CUBED, PLAIN, WRAPPED, dye_run, dye_wrapped_run, weights
-from robokd.vision.projection import dot, in_camera
+from robokd.vision.lens import LANES, Lens
+from robokd.vision.normals import X, Z, box_normals, mesh_normals, round_normals
+from robokd.vision.patterns import CUBED, PLAIN, WRAPPED, dye_run, dye_wrapped_run
+from robokd.vision.primitives import BOX, ELLIPSOID
+from robokd.vision.projection import in_camera
 from robokd.vision.shadows import is_shaded
-from robokd.vision.triangles import turned
 
 if TYPE_CHECKING:
     from robokd.vision.projection import Array
 
-PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX = 0, 2, 3, 4, 5, 6  # mjtGeom
 SPOT, DIRECTIONAL = 0, 1  # mjtLightType; the rest shines to all sides
 _WITHOUT_LIGHTS = 0.3  # ambient light where there is no other, as in MuJoCo
 STAGE_COLUMNS, LAMP_COLUMNS = 18, 19
 NORMAL, LIGHT, TINT, DYE, GLOW, TO, FACING, STRENGTH, POWER = 0, 3, 6, 9, 12, 13, 16, 17, 18
-ROOM = 19
+ROOM = 21  # with X and Z of normals.py
 _ZERO, _ONE, _HALF, _FULL = np.float32(0), np.float32(1), np.float32(0.5), np.float32(255)
 
 
@@ -97,7 +97,8 @@ def _light_up(lamps: Array, lights: Lights, camera: tuple, at: Array, along: Arr
     if lights.headlight.size:
         lamps[0] = 0
         lamps[0, 0], lamps[0, 3], count = DIRECTIONAL, -1, 1
-        lamps[0, 7:13] = lights.headlight
+        for i in range(6):
+            lamps[0, 7 + i] = lights.headlight[i]
     for k in range(lights.indices.size):
         light, row = lights.indices[k], lamps[count]
         axis = in_camera(look, along[light, 0], along[light, 1], along[light, 2])
@@ -113,85 +114,10 @@ def _light_up(lamps: Array, lights: Lights, camera: tuple, at: Array, along: Arr
     return count
 
 
-@jit
-def _axes(row: Array) -> tuple:
-    """Return a shape's axes in float32."""
-    return (
-        (np.float32(row[3]), np.float32(row[4]), np.float32(row[5])),
-        (np.float32(row[6]), np.float32(row[7]), np.float32(row[8])),
-        (np.float32(row[9]), np.float32(row[10]), np.float32(row[11])),
-    )
-
-
-@jit
-def _round_normals(line: tuple, first: int, end: int, row: Array, kind: int) -> None:
-    """Write the normals, of any length, of a run of a sphere, capsule, cylinder or plane."""
-    rows, x, z, y = line
-    r0, r1, r2 = rows[0], rows[1], rows[2]
-    c0, c1, c2 = np.float32(row[0]), np.float32(row[1]), np.float32(row[2])
-    u = _axes(row)[2]
-    radius, half = np.float32(row[12]), np.float32(row[13])
-    is_rod, is_closed, is_flat = kind in (CAPSULE, CYLINDER), kind == CYLINDER, kind == PLANE
-    for j in range(first, end):
-        q0, q1, q2 = x[j] * z[j] - c0, y * z[j] - c1, z[j] - c2
-        height = q0 * u[0] + q1 * u[1] + q2 * u[2]
-        along = min(max(height, -half), half) if is_rod else _ZERO
-        n0, n1, n2 = q0 - along * u[0], q1 - along * u[1], q2 - along * u[2]
-        beyond = abs(height) - half
-        is_lid = is_closed & (beyond > np.sqrt(n0 * n0 + n1 * n1 + n2 * n2) - radius)
-        side = _ONE if (height > _ZERO) | is_flat else -_ONE
-        is_lid = is_lid | is_flat
-        r0[j] = side * u[0] if is_lid else n0
-        r1[j] = side * u[1] if is_lid else n1
-        r2[j] = side * u[2] if is_lid else n2
-
-
-@jit
-def _box_normals(line: tuple, first: int, end: int, row: Array, kind: int) -> None:
-    """Write the normals, of any length, of a run of a box or an ellipsoid."""
-    rows, x, z, y = line
-    r0, r1, r2 = rows[0], rows[1], rows[2]
-    c0, c1, c2 = np.float32(row[0]), np.float32(row[1]), np.float32(row[2])
-    a, b, c = _axes(row)
-    s0, s1, s2 = np.float32(row[12]), np.float32(row[13]), np.float32(row[14])
-    w0, w1, w2 = _ONE / (s0 * s0), _ONE / (s1 * s1), _ONE / (s2 * s2)
-    is_box = kind == BOX
-    for j in range(first, end):
-        q0, q1, q2 = x[j] * z[j] - c0, y * z[j] - c1, z[j] - c2
-        l0 = q0 * a[0] + q1 * a[1] + q2 * a[2]
-        l1 = q0 * b[0] + q1 * b[1] + q2 * b[2]
-        l2 = q0 * c[0] + q1 * c[1] + q2 * c[2]
-        d0, d1, d2 = abs(l0) - s0, abs(l1) - s1, abs(l2) - s2
-        is_first, is_second = (d0 >= d1) & (d0 >= d2), d1 >= d2
-        m0 = l0 * w0 if is_first | (not is_box) else _ZERO
-        m1 = l1 * w1 if ((not is_first) & is_second) | (not is_box) else _ZERO
-        m2 = l2 * w2 if ((not is_first) & (not is_second)) | (not is_box) else _ZERO
-        r0[j] = m0 * a[0] + m1 * b[0] + m2 * c[0]
-        r1[j] = m0 * a[1] + m1 * b[1] + m2 * c[1]
-        r2[j] = m0 * a[2] + m1 * b[2] + m2 * c[2]
-
-
-@jit
-def _mesh_normals(
-    line: tuple, seen: Array, row: Array, vertices: Array, faces: Array, normals: Array
-) -> None:
-    """Write the normals, of any length, of a run of a mesh: those of the corners, blended."""
-    rows, x, z, y = line
-    axes = ((row[3], row[4], row[5]), (row[6], row[7], row[8]), (row[9], row[10], row[11]))
-    for j in range(x.size):
-        q = (x[j] * z[j] - row[0], y * z[j] - row[1], z[j] - row[2])
-        face = seen[j]
-        w = weights(vertices, faces, face, (dot(q, axes[0]), dot(q, axes[1]), dot(q, axes[2])))
-        m0 = w[0] * normals[face, 0, 0] + w[1] * normals[face, 1, 0] + w[2] * normals[face, 2, 0]
-        m1 = w[0] * normals[face, 0, 1] + w[1] * normals[face, 1, 1] + w[2] * normals[face, 2, 1]
-        m2 = w[0] * normals[face, 0, 2] + w[1] * normals[face, 1, 2] + w[2] * normals[face, 2, 2]
-        rows[0, j], rows[1, j], rows[2, j] = turned((m0, m1, m2), axes)
-
-
-@jit
-def _unit_normals(rows: Array) -> None:
+@inlined
+def _unit_normals(rows: Array, columns: int) -> None:
     """Make the normals of a row unit, its light none and its texture white."""
-    for j in range(rows.shape[1]):
+    for j in range(columns):
         square = rows[0, j] * rows[0, j] + rows[1, j] * rows[1, j] + rows[2, j] * rows[2, j]
         scale = _ONE / np.sqrt(max(square, np.float32(1e-30)))
         rows[0, j] *= scale
@@ -224,19 +150,19 @@ def _aim(line: tuple, lamp: Array) -> None:
 
 
 @jit
-def _focus(rows: Array, exponent: float) -> None:
+def _focus(rows: Array, columns: int, exponent: float) -> None:
     """Weaken a spot light towards the edge of its cone."""
     whole = int(exponent)
     if whole == exponent and whole < 256:
         while whole > 0:
             if whole % 2:
-                for j in range(rows.shape[1]):
+                for j in range(columns):
                     rows[STRENGTH, j] *= rows[POWER, j]
-            for j in range(rows.shape[1]):
+            for j in range(columns):
                 rows[POWER, j] *= rows[POWER, j]
             whole //= 2
         return
-    for j in range(rows.shape[1]):
+    for j in range(columns):
         rows[STRENGTH, j] *= rows[POWER, j] ** np.float32(exponent)
 
 
@@ -256,13 +182,13 @@ def _block(line: tuple, names: Array, lamp: Array, scene: tuple, stage: Array) -
             rows[STRENGTH, j] = _ZERO
 
 
-@jit
-def _shine_from_afar(rows: Array, lamp: Array) -> None:
+@inlined
+def _shine_from_afar(rows: Array, columns: int, lamp: Array) -> None:
     """Add the light of a directional lamp without shadow."""
     l0, l1, l2 = np.float32(lamp[1]), np.float32(lamp[2]), np.float32(lamp[3])
     a0, a1, a2 = np.float32(lamp[7]), np.float32(lamp[8]), np.float32(lamp[9])
     d0, d1, d2 = np.float32(lamp[10]), np.float32(lamp[11]), np.float32(lamp[12])
-    for j in range(rows.shape[1]):
+    for j in range(columns):
         facing = max(l0 * rows[0, j] + l1 * rows[1, j] + l2 * rows[2, j], _ZERO)
         rows[LIGHT, j] += a0 + facing * d0
         rows[LIGHT + 1, j] += a1 + facing * d1
@@ -272,25 +198,25 @@ def _shine_from_afar(rows: Array, lamp: Array) -> None:
 @inlined
 def _light(line: tuple, names: Array, lamps: Array, scene: tuple, stage: Array) -> None:
     """Add up the light of all lamps on a row."""
-    rows = line[0]
+    rows, x = line[0], line[1]
     for k in range(lamps.shape[0]):
         if lamps[k, 0] == DIRECTIONAL and lamps[k, 18] == 0:
-            _shine_from_afar(rows, lamps[k])
+            _shine_from_afar(rows, x.size, lamps[k])
             continue
         _aim(line, lamps[k])
         if lamps[k, 0] == SPOT and lamps[k, 17] > 0:
-            _focus(rows, lamps[k, 17])
+            _focus(rows, x.size, lamps[k, 17])
         if lamps[k, 18] > 0:
             _block(line, names, lamps[k], scene, stage)
         for channel in range(3):
             ambient, diffuse = np.float32(lamps[k, 7 + channel]), np.float32(lamps[k, 10 + channel])
-            for j in range(rows.shape[1]):
+            for j in range(x.size):
                 rows[LIGHT + channel, j] += rows[STRENGTH, j] * (ambient + rows[FACING, j] * diffuse)
     if lamps.shape[0] == 0:
         rows[LIGHT : LIGHT + 3] = _WITHOUT_LIGHTS
 
 
-@jit
+@inlined
 def _run_end(names: Array, first: int) -> int:
     """Return the end of the pixels from `first` on that show one geom."""
     end = first + 1
@@ -300,30 +226,39 @@ def _run_end(names: Array, first: int) -> int:
 
 
 @inlined
-def _model(line: tuple, seen: Array, names: Array, scene: tuple, stage: Array, paint: tuple) -> None:
-    """Write normals, colours, glow and texture of a row, run by run."""
-    rows, x, z, y = line
+def _fill(rows: Array, first: int, end: int, tint: tuple, glow: float) -> None:
+    """Write the colour and the glow of a run."""
+    r, g, b = rows[TINT, first:end], rows[TINT + 1, first:end], rows[TINT + 2, first:end]
+    glows = rows[GLOW, first:end]
+    for j in range(glows.size):
+        r[j], g[j], b[j], glows[j] = tint[0], tint[1], tint[2], glow
+
+
+@inlined
+def _model(
+    rows: Array, y: float, seen: Array, names: Array, scene: tuple, stage: Array, paint: tuple
+) -> None:
+    """Write the normals, colours and glow of a row, run by run."""
     looks, end = paint[0], 0
-    while end < x.size:
-        first, name, end = end, names[end], _run_end(names[: x.size], end)
+    while end < names.size:
+        first, name, end = end, names[end], _run_end(names, end)
+        # whole LANES are faster; what is written beyond the end is written again by the next run
+        beyond = first + (end - first + LANES - 1) // LANES * LANES
         if name < 0:
-            for j in range(first, end):
-                rows[0, j] = rows[1, j] = rows[2, j] = _ZERO
-                rows[TINT, j] = rows[TINT + 1, j] = rows[TINT + 2, j] = rows[GLOW, j] = _ZERO
+            rows[:3, first:beyond] = _ZERO
+            _fill(rows, first, beyond, (_ZERO, _ZERO, _ZERO), _ZERO)
             continue
         row, kind = stage[name], scene[0].kinds[name]
-        r, g, b = np.float32(row[15]), np.float32(row[16]), np.float32(row[17])
-        glow = np.float32(looks.emission[name])
-        for j in range(first, end):
-            rows[TINT, j], rows[TINT + 1, j], rows[TINT + 2, j], rows[GLOW, j] = r, g, b, glow
+        tint = (np.float32(row[15]), np.float32(row[16]), np.float32(row[17]))
+        _fill(rows, first, beyond, tint, np.float32(looks.emission[name]))
         if scene[0].meshes[name] >= 0:
-            part = (rows[:, first:end], x[first:end], z[first:end], y)
+            part = (rows[:, first:end], rows[X, first:end], rows[Z, first:end], y)
             normals = paint[1].normals
-            _mesh_normals(part, seen[first:end], row, scene[1].vertices, scene[1].faces, normals)
+            mesh_normals(part, seen[first:end], row, scene[1].vertices, scene[1].faces, normals)
         elif kind in (BOX, ELLIPSOID):
-            _box_normals(line, first, end, row, kind)
+            box_normals(rows, first, beyond, y, row, kind)
         else:
-            _round_normals(line, first, end, row, kind)
+            round_normals(rows, first, beyond, y, row, kind)
 
 
 @inlined
@@ -333,8 +268,8 @@ def _dye(
     """Write the textures of a row, run by run, once its normals are unit."""
     rows, x, z, y = line
     looks, end = paint[0], 0
-    while end < x.size:
-        first, name, end = end, names[end], _run_end(names[: x.size], end)
+    while end < names.size:
+        first, name, end = end, names[end], _run_end(names, end)
         if name < 0 or looks.mappings[name] == PLAIN:
             continue
         part, texture = (rows[:, first:end], x[first:end], z[first:end], y), looks.textures[name]
@@ -347,7 +282,7 @@ def _dye(
             dye_run(part, step, stage[name], how, repeat, paint[2], texture)
 
 
-@jit
+@inlined
 def _write(rows: Array, channel: int, pixels: Array) -> None:
     """Write one channel of a row: glow and light, cut at 1, times the texture."""
     tint, light, dye, glow = rows[TINT + channel], rows[LIGHT + channel], rows[DYE + channel], rows[GLOW]
@@ -362,7 +297,7 @@ def shade(canvas: tuple, lens: Lens, scene: tuple, camera: tuple, n: int, out: t
 
     Args:
         canvas: as drawn, see render_layers; its stage (S, STAGE_COLUMNS) and lamps (L + 1, LAMP_COLUMNS) are
-            float64, its rows (ROOM, columns) float32.
+            float64, its rows are those of the legend.
         lens: the camera's.
         scene: Shapes and Meshes.
         camera: its position and axes.
@@ -377,19 +312,24 @@ def shade(canvas: tuple, lens: Lens, scene: tuple, camera: tuple, n: int, out: t
     rgba, material_rgba, at, along, ambient, diffuse = paint[4]
     strength = (ambient[min(n, ambient.shape[0] - 1)], diffuse[min(n, diffuse.shape[0] - 1)])
     rgba_n, material_n = rgba[min(n, rgba.shape[0] - 1)], material_rgba[min(n, material_rgba.shape[0] - 1)]
-    stage, rows = canvas[6], canvas[8]
+    stage = canvas[6]
     _paint(stage, scene[0].geoms, paint[0].materials, rgba_n, material_n)
     at_n, along_n = at[min(n, at.shape[0] - 1)], along[min(n, along.shape[0] - 1)]
     lamps = canvas[7][: _light_up(canvas[7], paint[3], camera, at_n, along_n, strength)]
-    size = lens.x.size
-    x, z = lens.x.reshape(size), canvas[0].reshape(lens.rows, size)
-    seen, names = canvas[1].reshape(lens.rows, size), canvas[5].reshape(lens.rows, size)
+    size, columns, rows = lens.x.size, lens.columns, canvas[8]
+    z, seen = canvas[0].reshape(lens.rows, size), canvas[1].reshape(lens.rows, size)
+    x, names = lens.x.reshape(size), canvas[5].reshape(lens.rows, size)
+    for j in range(size):
+        rows[X, j] = x[j]
     for i in range(lens.rows):
-        line = (rows, x[: lens.columns], z[i, : lens.columns], np.float32(lens.top - i * lens.step))
-        _model(line, seen[i], names[i], scene, stage, paint)
-        _unit_normals(rows)
-        _light(line, names[i], lamps, scene, stage)
-        _dye(line, seen[i], names[i], scene, stage, paint, lens.step)
+        for j in range(size):
+            rows[Z, j] = z[i, j]
+        y, named = np.float32(lens.top - i * lens.step), names[i, :columns]
+        _model(rows, y, seen[i], named, scene, stage, paint)
+        _unit_normals(rows, columns)
+        line = (rows, rows[X, :columns], rows[Z, :columns], y)
+        _light(line, named, lamps, scene, stage)
+        _dye(line, seen[i], named, scene, stage, paint, lens.step)
         for channel in range(3):
             start = n * world_stride + channel * channel_stride + i * row_stride
-            _write(rows, channel, pixels[start : start + lens.columns])
+            _write(rows, channel, pixels[start : start + columns])

@@ -9,13 +9,13 @@ import math
 from typing import TYPE_CHECKING
 
 from robokd.vision.kernel_cache import jit
+from robokd.vision.primitives import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
 from robokd.vision.projection import dot
 from robokd.vision.triangles import Meshes, cross
 
 if TYPE_CHECKING:
     from robokd.vision.projection import Array, Vector
 
-PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX = 0, 2, 3, 4, 5, 6  # mjtGeom
 _LIFT = 1e-4  # m and share of the distance by which a ray starts above the surface it leaves
 
 
