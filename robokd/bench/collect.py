@@ -31,7 +31,7 @@ from robokd.learn.stage import begin
 from robokd.registry import find
 from robokd.sim.mujoco import MujocoCfg, MujocoSim
 from robokd.specs import Limits, decode
-from robokd.students.base import StudentPolicy
+from robokd.students.base import Interface, StudentPolicy
 from robokd.students.cnn import CnnCfg, CnnStudent
 from robokd.vision.encode import encode
 from robokd.vision.raster import RasterCfg
@@ -189,7 +189,10 @@ def _env(effort: Effort, worlds: int) -> NativeEnv:
 
 def _student(env: NativeEnv, cfg: CnnCfg) -> CnnStudent:
     specs, cameras = {PROPRIO: env.obs_specs[PROPRIO]}, [env.camera_specs[CAMERA]]
-    return cfg.build(specs, cameras, env.num_actions, {"goal_position": 3}).eval()
+    interface = Interface(
+        obs_specs=specs, cameras=tuple(cameras), action_size=env.num_actions, targets={"goal_position": 3}
+    )
+    return cfg.build(interface).eval()
 
 
 def _copy(env: NativeEnv, world: int) -> tuple[mujoco.MjModel, mujoco.MjData]:

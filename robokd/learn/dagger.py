@@ -24,10 +24,11 @@ from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.schedule import cosine, mixing
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.learn.teach import load_teacher
-from robokd.losses.base import DistillLoss, TeacherOutput
+from robokd.losses.base import DistillLoss
 from robokd.progress import Progress
 from robokd.run import Run
-from robokd.students.base import StudentModule, StudentOutput, StudentPolicy
+from robokd.students.base import Interface, StudentModule, StudentPolicy
+from robokd.teachers.base import TeacherOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,12 +206,9 @@ class Dagger:
 
     def _loss(self, rows: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the named losses' means over (B, T = 1), and the means."""
-        output, _ = self.student(rows, self.student.initial_state(len(rows)))
         batch = rows.unsqueeze(1)
-        said = StudentOutput(
-            action=output.action.unsqueeze(1), features=output.features.unsqueeze(1),
-            estimates={name: value.unsqueeze(1) for name, value in output.estimates.items()},
-        )  # fmt: skip
+        fresh = torch.ones(batch.batch_size, dtype=torch.bool)
+        said = self.student.sequence(batch, self.student.initial_state(len(rows)), fresh)
         teacher = TeacherOutput(action=batch[LABEL])
         terms = {name: loss(said, teacher, batch).mean() for name, (_, loss) in self.losses.items()}
         return torch.stack([self.losses[name][0] * value for name, value in terms.items()]).sum(), terms
@@ -312,7 +310,10 @@ def build_student(config: DistillConfig, env: VecEnv) -> StudentModule:
     targets = {name: place.stop - place.start for name, (_, place) in places.items()}
     specs = {name: env.obs_specs[name] for name in groups if name in env.obs_specs}
     cameras = [env.camera_specs[name] for name in groups if name in env.camera_specs]
-    return config.student.build(specs, cameras, env.num_actions, targets).eval()
+    interface = Interface(
+        obs_specs=specs, cameras=tuple(cameras), action_size=env.num_actions, targets=targets
+    )
+    return config.student.build(interface).eval()
 
 
 def load_student(run: Run, checkpoint: str, env: VecEnv) -> StudentModule:

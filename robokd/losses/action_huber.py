@@ -12,9 +12,10 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn import functional
 
-from robokd.losses.base import DistillLoss, TeacherOutput
+from robokd.losses.base import DistillLoss
 from robokd.registry import register
 from robokd.students.base import StudentOutput
+from robokd.teachers.base import TeacherOutput
 
 
 @register("loss", "action_huber")

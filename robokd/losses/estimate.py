@@ -13,9 +13,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.losses.base import DistillLoss, TeacherOutput
+from robokd.losses.base import DistillLoss
 from robokd.registry import register
 from robokd.students.base import StudentOutput
+from robokd.teachers.base import TeacherOutput
 
 
 @register("loss", "estimate")

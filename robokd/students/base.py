@@ -1,29 +1,51 @@
 """The Student protocol: the same network on one robot and on thousands of simulated ones.
 
-Shapes: B environments or samples, A action dimensions, F features. A config's
-`build(obs_specs, cameras, action_size, targets)` returns a Student that is also a torch module.
+Shapes: B environments or samples, T steps, A action dimensions, F features, Z numbers of a latent, K steps of
+a chunk. `*` is (B,) for one step and (B, T) for a sequence. A config's `build(interface)` returns a Student
+that is also a torch module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, Self
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from robokd.specs import CameraSpec
+from robokd.specs import CameraSpec, ObsSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interface:
+    """What a student is built for: all that it sees, and all that it must say."""
+
+    obs_specs: dict[str, ObsSpec]  # the 1-D groups it reads, by name
+    cameras: tuple[CameraSpec, ...]  # its eyes
+    action_size: int
+    targets: dict[str, int]  # privileged terms it estimates: name -> width
+    latent_size: int = 0  # of the latent that it must guess; 0 = none
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The groups it reads, 1-D ones first."""
+        return (*self.obs_specs, *(camera.name for camera in self.cameras))
 
 
 @dataclass
 class StudentOutput:
-    """What a student says of one step."""
+    """What a student says of one step, or of every step of a sequence; what it does not say is None."""
 
-    action: Tensor  # (B, A), before clipping
-    features: Tensor  # (B, F) what a residual policy may build on
-    estimates: dict[str, Tensor]  # auxiliary regressions by name, (B, D), in SI units
+    action: Tensor  # (*, A), before clipping; of a Gaussian its mean
+    features: Tensor  # (*, F) what a residual policy may build on
+    estimates: dict[str, Tensor]  # auxiliary regressions by name, (*, D), in SI units
+    log_std: Tensor | None = None  # (*, A) of a Gaussian head
+    latent: Tensor | None = None  # (*, Z) its guess of the teacher's latent
+    value: Tensor | None = None  # (*,)
+    chunk: Tensor | None = None  # (*, K, A) this action and the next K - 1
+    branches: dict[str, Tensor] = field(default_factory=dict)  # early action heads by name, (*, A)
 
 
 class Student(Protocol):
@@ -32,6 +54,7 @@ class Student(Protocol):
     inputs: tuple[str, ...]  # groups it acts on
     targets: dict[str, int]  # privileged terms it is trained to estimate: name -> width
     feature_size: int
+    offers: frozenset[str]  # the optional fields of its output that are not None
 
     def initial_state(self, count: int) -> TensorDict:
         """Return the state of `count` environments at the start of an episode."""
@@ -42,7 +65,17 @@ class Student(Protocol):
         ...
 
     def forward(self, obs: TensorDict, state: TensorDict) -> tuple[StudentOutput, TensorDict]:
-        """Return the output for obs and the next state."""
+        """Return the output for obs (B, ...) and the next state."""
+        ...
+
+    def sequence(self, obs: TensorDict, state: TensorDict, fresh: Tensor) -> StudentOutput:
+        """Return the output for T steps in a row, as `forward` step by step would.
+
+        Args:
+            obs: (B, T, ...) observations.
+            state: before the first step.
+            fresh: (B, T) bool, the steps that begin an episode: before them the memory is reset.
+        """
         ...
 
     def update_normalizers(self, obs: TensorDict) -> None:
@@ -99,6 +132,17 @@ class StudentPolicy:
     def reset(self, mask: Tensor) -> None:
         """Begin the episodes of mask (B,) afresh."""
         self.state = self.student.reset(self.state, mask)
+
+
+def unflat(said: StudentOutput, shape: torch.Size) -> StudentOutput:
+    """Return an output whose fields are (B * T, ...) as (B, T, ...); shape is (B, T)."""
+    own = {each.name: getattr(said, each.name) for each in fields(said)}
+    for name, value in own.items():
+        if isinstance(value, dict):
+            own[name] = {key: part.unflatten(0, shape) for key, part in value.items()}
+        elif value is not None:
+            own[name] = value.unflatten(0, shape)
+    return StudentOutput(**own)
 
 
 def picture(encoded: Tensor, camera: CameraSpec) -> Tensor:

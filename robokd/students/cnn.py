@@ -6,7 +6,6 @@ feed the action head, so that imitation cannot bend them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +17,7 @@ from robokd.nets.cnn import KeypointEncoder
 from robokd.nets.mlp import mlp
 from robokd.nets.normalizer import Normalizer
 from robokd.registry import register
-from robokd.specs import CameraSpec, ObsSpec
-from robokd.students.base import StudentOutput, picture
+from robokd.students.base import Interface, StudentOutput, picture, unflat
 
 
 @register("student", "cnn")
@@ -39,42 +37,33 @@ class CnnCfg:
                 f"student needs keypoints and channels >= 1, got {self.keypoints}, {self.channels}"
             )
 
-    def build(
-        self,
-        obs_specs: dict[str, ObsSpec],
-        cameras: Sequence[CameraSpec],
-        action_size: int,
-        targets: dict[str, int],
-    ) -> CnnStudent:
-        """Return a student of the groups obs_specs (1-D) and cameras; see Student."""
-        for camera in cameras:
+    def build(self, interface: Interface) -> CnnStudent:
+        """Return a student that sees and says what interface says; see Student."""
+        for camera in interface.cameras:
             if not camera.is_depth:
                 got = f"{camera.name!r} gives {camera.encoding}"
                 raise UserError(f"student=cnn finds key points in depth, and {got}")
-        return CnnStudent(self, obs_specs, cameras, action_size, targets)
+        return CnnStudent(self, interface)
 
 
 class CnnStudent(nn.Module):
     """The Student protocol, stateless."""
 
-    def __init__(
-        self, cfg: CnnCfg, obs_specs: dict[str, ObsSpec], cameras: Sequence[CameraSpec], action_size: int,
-        targets: dict[str, int],
-    ) -> None:  # fmt: skip
+    def __init__(self, cfg: CnnCfg, interface: Interface) -> None:
         super().__init__()
-        self.cameras, self.targets = tuple(cameras), dict(targets)
-        self.groups = tuple(obs_specs)
-        self.inputs = (*self.groups, *(camera.name for camera in cameras))
-        self.normalizers = nn.ModuleDict({name: Normalizer(spec.size) for name, spec in obs_specs.items()})
+        specs, cameras, targets = interface.obs_specs, interface.cameras, interface.targets
+        self.cameras, self.targets, self.inputs = cameras, dict(targets), interface.inputs
+        self.groups, self.offers = tuple(specs), frozenset[str]()
+        self.normalizers = nn.ModuleDict({name: Normalizer(spec.size) for name, spec in specs.items()})
         encoders = {
             c.name: KeypointEncoder(c, cfg.channels, cfg.keypoints, bfloat16=cfg.bfloat16) for c in cameras
         }
         self.encoders = nn.ModuleDict(encoders)
         seen = sum(encoder.size for encoder in encoders.values())
-        known = sum(spec.size for spec in obs_specs.values())
+        known = sum(spec.size for spec in specs.values())
         self.estimator = mlp(seen + known, cfg.estimate_hidden, sum(targets.values())) if targets else None
         self.trunk = mlp(seen + known + sum(targets.values()), cfg.hidden[:-1], cfg.hidden[-1])
-        self.head = nn.Linear(cfg.hidden[-1], action_size)
+        self.head = nn.Linear(cfg.hidden[-1], interface.action_size)
         self.feature_size = cfg.hidden[-1] + seen + sum(targets.values())
 
     def initial_state(self, count: int) -> TensorDict:
@@ -100,6 +89,10 @@ class CnnStudent(nn.Module):
         hidden = nn.functional.elu(self.trunk(torch.cat(parts, -1)))
         features = torch.cat((hidden, *seen, *parts[1:]), -1)
         return StudentOutput(action=self.head(hidden), features=features, estimates=estimates), state
+
+    def sequence(self, obs: TensorDict, state: TensorDict, fresh: Tensor) -> StudentOutput:
+        """See Student: nothing is remembered."""
+        return unflat(self.forward(obs.flatten(0, 1), state)[0], fresh.shape)
 
     def update_normalizers(self, obs: TensorDict) -> None:
         """See Student."""

@@ -1,20 +1,41 @@
 """The Teacher protocol: whatever can say what to do from a simulator's full state.
 
-Shapes: N environments, A action dimensions.
+A config of kind `teacher` that can label has `open(place) -> Teacher`; what it opens never runs code.
+Shapes: N environments, T steps, A action dimensions, Z numbers of a latent, F features. `*` is (N,) where a
+teacher is asked, (B, T) where a loss reads it.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from tensordict import TensorDict
 from torch import Tensor
+
+OFFERS = ("log_std", "latent", "value", "features")  # what a teacher may say beside its action
+
+
+@dataclass
+class TeacherOutput:
+    """What a teacher says of an observation; what it does not offer is None."""
+
+    action: Tensor  # (*, A) clipped mean, in [-1, 1]
+    log_std: Tensor | None = None  # (*, A) of its Gaussian, in action units
+    latent: Tensor | None = None  # (*, Z) its code of what only a simulator knows
+    value: Tensor | None = None  # (*,) of the state
+    features: Tensor | None = None  # (*, F) of its last hidden layer
 
 
 class Teacher(Protocol):
     """A policy that labels; deterministic and frozen."""
 
     inputs: tuple[str, ...]  # groups it acts on
+    offers: frozenset[str]  # of OFFERS: the fields of its output that are not None
+
+    def label(self, obs: TensorDict) -> TeacherOutput:
+        """Return what it says of obs (N, ...)."""
+        ...
 
     def act(self, obs: TensorDict) -> Tensor:
         """Return clipped mean actions (N, A) in [-1, 1]."""
@@ -22,4 +43,20 @@ class Teacher(Protocol):
 
     def reset(self, mask: Tensor) -> None:
         """Begin the episodes of mask (N,) afresh."""
+        ...
+
+    def sha256(self) -> str:
+        """Return the hash of everything that decides what it says."""
+        ...
+
+
+class Place(Protocol):
+    """The environment that a teacher is asked in, as far as teachers know it: a VecEnv."""
+
+    num_actions: int
+    task: Any  # has `parameters()`; a scripted teacher also needs its `script(observations)`
+    state: Any  # of the episodes, see env.base
+
+    def get_observations(self) -> TensorDict:
+        """Return the groups that were asked for, (N, ...)."""
         ...

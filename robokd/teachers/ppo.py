@@ -20,6 +20,7 @@ from torch import Tensor
 
 from robokd import UserError
 from robokd.registry import register
+from robokd.teachers.base import TeacherOutput
 
 COUNTS = (
     "iterations", "steps_per_iteration", "epochs", "mini_batches", "evaluate_every", "evaluate_episodes"
@@ -112,7 +113,17 @@ class PpoTeacher:
 
     def __init__(self, actor: MLPModel, inputs: Sequence[str]) -> None:
         self.inputs = tuple(inputs)
+        self.offers = frozenset(("log_std", "features"))
         self.actor = actor
+
+    def label(self, obs: TensorDict) -> TeacherOutput:
+        """See Teacher; the features are what the last layer reads."""
+        with torch.no_grad():
+            features = self.actor.mlp[:-1](self.actor.get_latent(obs))
+            mean = self.actor.mlp[-1](features)
+            self.actor.distribution.update(mean)
+            std = self.actor.distribution.std.expand_as(mean)
+        return TeacherOutput(action=mean.clip(-1, 1), log_std=std.log(), features=features)
 
     def act(self, obs: TensorDict) -> Tensor:
         """See Teacher."""

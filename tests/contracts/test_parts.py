@@ -11,9 +11,9 @@ from tensordict import TensorDict
 from robokd import UserError, registry
 from robokd.draws import Draws
 from robokd.env.base import Setup
-from robokd.losses.base import TeacherOutput
 from robokd.specs import CameraSpec, ObsSpec, Term
-from robokd.students.base import StudentOutput
+from robokd.students.base import Interface, StudentOutput
+from robokd.teachers.base import TeacherOutput
 from robokd.vision.sensor import Corruption
 
 pytest.importorskip("mujoco")
@@ -106,7 +106,10 @@ def test_a_sim_names_a_field_that_it_lacks(sim):
 def _student(name: str):
     torch.manual_seed(0)
     config = registry.find("student", name)()
-    return config.build({"proprio": PROPRIO}, CAMERAS, 7, {"goal_position": 3}).eval()
+    interface = Interface(
+        obs_specs={"proprio": PROPRIO}, cameras=tuple(CAMERAS), action_size=7, targets={"goal_position": 3}
+    )
+    return config.build(interface).eval()
 
 
 def _observations(count: int) -> TensorDict:

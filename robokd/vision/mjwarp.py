@@ -1,0 +1,176 @@
+"""Depth, colour and segments by mujoco_warp's ray tracer: made for many worlds on a GPU; slow on a CPU.
+
+This file checks what is asked for and writes the caller's buffers; mjwarp_worlds.py has the worlds.
+As raster it has no near plane (OpenGL's is at 1 mm), shows a plane from its front only, lights every pixel
+and not corners, and reflects nothing. Other than raster and OpenGL, it rounds colours down (half a level
+darker), does not smooth textures in the distance, lets a light's ambient colour reach its shadows and what
+is outside of a spot's cone, and ends an endless plane 2 km from its middle.
+Shapes: N worlds, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robokd import UserError
+from robokd.registry import register
+from robokd.specs import CameraSpec
+from robokd.vision.base import check_built, scene_camera_index
+from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
+from robokd.vision.mjwarp_worlds import Worlds, modules, view_of
+from robokd.vision.scene_tables import DRAWN, HFIELD, shown_rgba
+
+if TYPE_CHECKING:
+    import mujoco
+
+    from robokd.sim.base import Sim
+
+_OPAQUE = 0.995  # alpha from which on MuJoCo blends nothing
+_BOX = 6  # mjtGeom
+_RGB, _FLAT = 1, 0  # mjtTextureRole, mjtTexture
+_IMAGE_LIGHT = 3  # mjtLightType
+
+
+@register("renderer", "mjwarp")
+@dataclass(kw_only=True)
+class MjwarpCfg:
+    """Depth, colour and segments by mujoco_warp's ray tracer: for many worlds on a GPU, slow on a CPU."""
+
+    device: str = ""  # that draws: cpu, cuda:0 ...; empty = the simulation's
+    hidden_groups: tuple[int, ...] = (3, 4, 5)  # MuJoCo geom groups that are not drawn
+    shadows: bool = False  # colours: hard shadows of the lights that cast them
+    specular: bool = True  # colours: gloss, as in renderer=mujoco; renderer=raster has none
+    rebuild_every: int = 8  # drawings; in between, the tree of the scene only follows what moves
+
+    def __post_init__(self) -> None:
+        if self.rebuild_every < 1:
+            raise ValueError(f"renderer.rebuild_every must be >= 1, got {self.rebuild_every}")
+
+    def build(self, sim: Sim, cameras: Sequence[CameraSpec], threads: int = 0) -> Mjwarp:
+        """Return a renderer of these cameras; raises UserError without warp and for what it cannot draw.
+
+        `threads` is not used: on a CPU, warp has one.
+        """
+        return Mjwarp(self, sim, cameras)
+
+
+class Mjwarp:
+    """The Renderer protocol over mujoco_warp; buffers may be on any device."""
+
+    def __init__(self, cfg: MjwarpCfg, sim: Sim, cameras: Sequence[CameraSpec]) -> None:
+        installed = modules()
+        self._cameras = {camera.name: camera for camera in cameras}
+        self._num_envs = sim.num_envs
+        geoms = _drawn(sim.model, cfg.hidden_groups)
+        if any(camera.encoding == "rgb_u8" for camera in cameras):
+            _check_colours(sim.model, geoms, cfg)
+        views = {view_of(camera): _camera_index(sim.model, camera) for camera in cameras}
+        # of nothing, warp cannot build a tree
+        self._worlds = Worlds(installed, cfg, sim, cameras, views) if views and geoms.size else None
+
+    def render(self, sim: Sim, cameras: Sequence[CameraSpec], out: Mapping[str, np.ndarray | Tensor]) -> None:
+        """See Renderer.render."""
+        if sim.num_envs != self._num_envs:
+            raise UserError(f"the renderer was built for {self._num_envs} worlds, got {sim.num_envs}")
+        buffers = [self._buffer(camera, out[camera.name]) for camera in cameras]
+        if self._worlds is None:
+            for camera, buffer in zip(cameras, buffers, strict=True):
+                buffer.fill_(-1 if camera.encoding == "segment_i16" else 0)
+            return
+        with self._worlds.on_device():
+            self._worlds.draw(sim, cameras)
+            for camera, buffer in zip(cameras, buffers, strict=True):
+                image = self._worlds.image(camera)
+                buffer.copy_(_coded(image, camera, buffer.dtype) if camera.is_depth else image)
+
+    def _buffer(self, camera: CameraSpec, buffer: np.ndarray | Tensor) -> Tensor:
+        """Return the caller's buffer as a tensor; nothing is copied."""
+        check_built(camera, self._cameras)
+        if isinstance(buffer, np.ndarray):
+            if not buffer.flags.writeable or any(stride < 0 for stride in buffer.strides):
+                raise UserError(f"buffer of camera {camera.name!r}: it must be writable and run forward")
+            buffer = torch.from_numpy(buffer)
+        kinds = [str(np.dtype(camera.dtype))] + (["float32"] if camera.is_depth else [])
+        shape, kind = (self._num_envs, *camera.shape), str(buffer.dtype).removeprefix("torch.")
+        if tuple(buffer.shape) != shape or kind not in kinds:
+            got = f"{tuple(buffer.shape)} of {kind}"
+            raise UserError(
+                f"buffer of camera {camera.name!r}: wanted {shape} of {' or '.join(kinds)}, got {got}"
+            )
+        return buffer
+
+
+def _coded(depth: Tensor, camera: CameraSpec, dtype: torch.dtype) -> Tensor:
+    """Return what `encode` returns, bit for bit and on any device; as float32 m, 0 for a miss."""
+    near, far = float(np.float32(camera.near_m)), float(np.float32(camera.far_m))
+    hit = (depth > 0) & (depth <= far)
+    if dtype == torch.float32:
+        return torch.where(hit, depth, 0)
+    clipped = torch.where(hit, depth.clamp(min=near), near)
+    if camera.encoding == "depth_f16":
+        return torch.where(hit, clipped.clamp(min=float(SMALLEST_F16_M)), 0).half()
+    code = (clipped - near) * float(steps_per_metre(camera)) + 1.5
+    return torch.where(hit, code.int(), 0).byte()
+
+
+def _drawn(model: mujoco.MjModel, hidden_groups: Sequence[int]) -> np.ndarray:
+    """Return the indices of the geoms of the groups that are shown; raises UserError if some cannot be."""
+    geoms = np.flatnonzero(~np.isin(model.geom_group, hidden_groups))
+    lost = [geom for geom in geoms.tolist() if int(model.geom_type[geom]) not in DRAWN]
+    if lost:
+        raise UserError(
+            f"renderer=mjwarp cannot draw geoms {_names(model, lost)}: it draws {', '.join(DRAWN.values())}. "
+            f"Geom groups {list(hidden_groups)} are skipped"
+        )
+    if model.nflex or model.nskin:
+        raise UserError(
+            f"renderer=mjwarp cannot draw the scene's {model.nflex} flexes and {model.nskin} skins"
+        )
+    return geoms
+
+
+def _check_colours(model: mujoco.MjModel, geoms: np.ndarray, cfg: MjwarpCfg) -> None:
+    """Raise UserError for what has no colour here."""
+    alpha = shown_rgba(model)[geoms, 3]
+    refused = {"see-through geoms": geoms[(alpha > 0) & (alpha < _OPAQUE)].tolist()}
+    if cfg.shadows:
+        refused["geoms without a shadow"] = geoms[model.geom_castshadow[geoms] == 0].tolist()
+    flat = "textures other than flat ones of 3 or 4 channels, and any on boxes and height fields:"
+    refused[flat] = [geom for geom in geoms.tolist() if not _is_mapped(model, geom)]
+    for what, names in refused.items():
+        if names:
+            raise UserError(f"renderer=mjwarp cannot draw the colours of {what} {_names(model, names)}")
+    lights = np.flatnonzero((model.light_type == _IMAGE_LIGHT) & (model.light_active != 0))
+    if lights.size:
+        name = model.light(int(lights[0])).name or f"#{lights[0]}"
+        raise UserError(f"renderer=mjwarp cannot draw the image light {name}")
+
+
+def _is_mapped(model: mujoco.MjModel, geom: int) -> bool:
+    """Whether a geom has no texture, or one that mujoco_warp lays on it as MuJoCo does."""
+    material = model.geom_matid[geom]
+    texture = model.mat_texid.reshape(model.nmat, -1)[material, _RGB] if material >= 0 else -1
+    if texture < 0:
+        return True
+    is_flat = model.tex_type[texture] == _FLAT and model.tex_nchannel[texture] in (3, 4)
+    return bool(is_flat and model.geom_type[geom] not in (_BOX, HFIELD))
+
+
+def _names(model: mujoco.MjModel, geoms: Sequence[int]) -> str:
+    names = [model.geom(geom).name or f"#{geom}" for geom in geoms[:8]]
+    return ", ".join(names) + (" ..." if len(geoms) > 8 else "")
+
+
+def _camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
+    index = scene_camera_index(model, camera)
+    if model.cam_projection[index]:
+        raise UserError(f"camera {camera.name!r} is orthographic in the scene; a CameraSpec is perspective")
+    if not 0 < camera.fovy_deg < 180:
+        raise UserError(f"camera {camera.name!r}: fovy_deg must be in (0, 180), got {camera.fovy_deg}")
+    return index
