@@ -23,6 +23,8 @@ from robokd.bench.scene import cameras
 from robokd.sim.base import Sim
 from robokd.sim.mujoco import MujocoSim
 from robokd.specs import CameraSpec
+from robokd.vision.base import RendererCfg
+from robokd.vision.mjwarp import MjwarpCfg
 from robokd.vision.raster import RasterCfg
 
 BUILD = {"scatter": build_scatter, "room": build_room}
@@ -34,6 +36,7 @@ BESIDE_OPENGL = {  # row -> scene, camera, the ratio that is wanted
     "segments, scatter, beside OpenGL": ("scatter", "segment", None),
 }
 BESIDE_RAYS = {"depth, scatter, beside rays": ("scatter", 25.0), "depth, room, beside rays": ("room", 25.0)}
+BESIDE_WARP = "depth, scatter, beside mujoco_warp"
 CARRIED, CARRIED_BAR = "depth, scatter, camera on a body", 0.9
 
 
@@ -53,6 +56,10 @@ def rows(effort: Effort) -> Iterator[Row | LeftOut]:
             yield _beside_opengl(name, scenes[scene], camera, bar, effort)
     for name, (scene, bar) in BESIDE_RAYS.items():
         yield _beside_rays(name, scenes[scene], bar, effort)
+    try:
+        yield _beside_warp(scenes["scatter"], effort)
+    except UserError as error:
+        yield LeftOut(name=BESIDE_WARP, why=str(error))
     yield _carried(scenes["scatter"], effort)
     yield from first_frame.rows(effort)
 
@@ -66,9 +73,9 @@ class _Scene:
     large: MujocoSim  # those whose pictures are timed
 
 
-def picture(sim: Sim, camera: CameraSpec) -> np.ndarray:
-    """Return our pictures (N, C, H, W): depth in m, colour, geoms."""
-    renderer = RasterCfg().build(sim, [camera], threads=1)
+def picture(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> np.ndarray:
+    """Return pictures (N, C, H, W) of ours, or of another renderer: depth in m, colour, geoms."""
+    renderer = (cfg or RasterCfg()).build(sim, [camera], threads=1)
     out = np.empty((sim.num_envs, *camera.shape), np.float32 if camera.is_depth else camera.dtype)
     renderer.render(sim, [camera], {camera.name: out})
     return out
@@ -122,6 +129,21 @@ def _beside_rays(name: str, scene: _Scene, bar: float, effort: Effort) -> Row:
     )  # fmt: skip
 
 
+def _beside_warp(scene: _Scene, effort: Effort) -> Row:
+    """Compare with mujoco_warp's ray tracer on the CPU; raises UserError where it is not installed."""
+    view, small, large = scene.views["depth"], scene.small, scene.large
+    theirs = picture(small, view, MjwarpCfg())[:, 0]
+    _, is_flat = Rays(small, view).pictures()
+    gate = Gate(
+        name="the same as mujoco_warp", measures=agreement.depths(picture(small, view)[:, 0], theirs, is_flat)
+    )
+    ours, traced = in_turn(_drawing(large, view), _drawing(large, view, MjwarpCfg()), effort)
+    return Row(
+        name=BESIDE_WARP, peer_name="renderer=mjwarp on CPU", unit="us/frame", gate=gate,
+        ours_all=per(ours, large.num_envs), peer_all=per(traced, large.num_envs),
+    )  # fmt: skip
+
+
 def _carried(scene: _Scene, effort: Effort) -> Row:
     """Compare a camera on a body with one of the world that sees the same: neither may cost more."""
     views, small, large = scene.views, scene.small, scene.large
@@ -135,8 +157,8 @@ def _carried(scene: _Scene, effort: Effort) -> Row:
     )  # fmt: skip
 
 
-def _drawing(sim: Sim, camera: CameraSpec) -> Callable[[], None]:
-    """Return what draws all worlds once; depth in m, which is what the peers give."""
-    renderer = RasterCfg().build(sim, [camera], threads=1)
+def _drawing(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> Callable[[], None]:
+    """Return what draws all worlds once, ours if cfg says no other; depth in m, as the peers give it."""
+    renderer = (cfg or RasterCfg()).build(sim, [camera], threads=1)
     out = np.empty((sim.num_envs, *camera.shape), np.float32 if camera.is_depth else camera.dtype)
     return lambda: renderer.render(sim, [camera], {camera.name: out})

@@ -262,8 +262,8 @@ def _device(wp: ModuleType, name: str) -> str:
 def _private_model(model: mujoco.MjModel) -> mujoco.MjModel:
     """Return a copy that mujoco_warp takes; the simulation's own stays as it is."""
     private = copy.copy(model)
-    # rays are aimed at a plane so far away, at 1 m, and have no end
-    private.vis.map.znear, private.vis.map.zfar = 1 / model.stat.extent, 0
+    # rays are aimed at a plane at 1 m and have no end; these are compiled into the kernel: the same for all
+    private.stat.extent, private.vis.map.znear, private.vis.map.zfar = 1, 1, 0
     # nothing is simulated: Euler, Newton and sparse matrices, because there is physics that it refuses
     private.opt.integrator, private.opt.solver, private.opt.jacobian = 0, 2, 1
     private.opt.noslip_iterations = private.opt.enableflags = private.opt.disableflags = 0

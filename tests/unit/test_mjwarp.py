@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from raster_scenes import FRONT, GEOM, SOLIDS, add_shapes, build, random_scene, scene, shape, shuffle
+from raster_scenes import FRONT, GEOM, SOLIDS, add_shapes, build, scene, shape, shuffle
 
 pytest.importorskip("mujoco_warp")
 pytest.importorskip("warp")
@@ -37,13 +37,12 @@ COLOUR, SEGMENT = (
 WALL = {"type": GEOM.mjGEOM_BOX, "size": [0.1, 9, 9]}
 
 
-def gallery(gloss=0.0):
-    """Two geoms of every kind on mocap bodies, two planes, three lights, a fixed camera and a carried one."""
-    rng = np.random.default_rng(0)
+def stage(gloss=0.0):
+    """A camera that looks along +x, lights, and behind it a geom of every kind: one kernel for all tests."""
     spec = scene(FRONT)
     spec.visual.headlight.specular = [gloss] * 3
     spec.visual.quality.numquads = 64  # OpenGL lights corners
-    add_shapes(spec, rng)
+    add_shapes(spec, np.random.default_rng(0))
     spec.worldbody.add_light(
         type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[0.3, 0.5, -1], diffuse=[0.3, 0.4, 0.2],
         ambient=[0.05, 0, 0.1], specular=[gloss] * 3,
@@ -52,6 +51,14 @@ def gallery(gloss=0.0):
         type=mujoco.mjtLightType.mjLIGHT_SPOT, pos=[1, 0, 3], dir=[0.1, 0.1, -1], diffuse=[0.5, 0.2, 0.4],
         cutoff=40, exponent=5, attenuation=[0.5, 0.1, 0.1], specular=[gloss] * 3,
     )  # fmt: skip
+    for kind in KINDS:
+        spec.worldbody.add_geom(**shape(kind), size=[0.1] * 3, pos=[-9, 0, 0])
+    return spec
+
+
+def gallery(gloss=0.0):
+    """Two geoms of every kind on mocap bodies before two planes, a fixed camera and a carried one."""
+    rng, spec = np.random.default_rng(0), stage(gloss)
     spec.worldbody.add_geom(type=GEOM.mjGEOM_PLANE, size=[3, 3, 0.05], pos=[0, 0, -1.2])
     spec.worldbody.add_geom(type=GEOM.mjGEOM_PLANE, size=[2, 2, 0.05], pos=[5, 0, 0], quat=[1, 0, -1, 0])
     for kind in (*KINDS[1:], *KINDS[1:]):
@@ -222,7 +229,7 @@ def test_a_field_that_one_world_sets_changes_that_world_only(field, change):
 
 
 def test_a_world_s_own_lens_and_pose_are_used_and_else_the_spec_s():
-    spec = scene()
+    spec = stage()
     spec.worldbody.add_geom(type=GEOM.mjGEOM_BOX, size=[0.1, 0.2, 0.2], pos=[1.1, 0, 0])
     sim = build(spec, num_envs=3)
     fovy, position = sim.get("cam_fovy").clone(), sim.get("cam_pos").clone()
@@ -242,7 +249,7 @@ def test_a_world_s_own_lens_and_pose_are_used_and_else_the_spec_s():
 
 
 def test_a_wall_has_its_distance_and_nothing_is_a_miss():
-    spec = scene()
+    spec = stage()
     spec.worldbody.add_geom(type=GEOM.mjGEOM_BOX, size=[0.1, 0.2, 2], pos=[1.1, 0, 0])
     spec.worldbody.add_geom(type=GEOM.mjGEOM_BOX, size=[0.1, 0.2, 2], pos=[4.0, 1, 0])  # beyond far
     sim = build(spec)
@@ -251,12 +258,13 @@ def test_a_wall_has_its_distance_and_nothing_is_a_miss():
     assert (depth[:, :10] == 0).all()
     assert (depth[:, -10:] == 0).all()
     segment = draw(MjwarpCfg(), sim, [SEGMENT])["segment"][0, 0]
-    assert set(np.unique(segment)) == {-1, 0, 1}
-    assert (segment[:, 32:] != 1).all()  # the second is to the left: +y
+    first = sim.model.ngeom - 2
+    assert set(np.unique(segment)) == {-1, first, first + 1}
+    assert (segment[:, 32:] != first + 1).all()  # the second is to the left: +y
 
 
 def test_nothing_is_too_near_to_be_drawn():
-    spec = scene()
+    spec = stage()
     spec.worldbody.add_geom(type=GEOM.mjGEOM_BOX, size=[0.001, 1, 1], pos=[0.0014, 0, 0])
     sim = build(spec)
     assert depth_of(sim) == pytest.approx(0.0004, abs=1e-7)
@@ -336,7 +344,7 @@ def test_a_renderer_without_cameras_draws_none(worlds):
 
 
 def test_hidden_groups_and_clear_geoms_are_not_drawn():
-    spec = scene()
+    spec = stage()
     spec.worldbody.add_geom(**WALL, pos=[2.1, 0, 0])
     spec.worldbody.add_geom(**WALL, pos=[1.1, 0, 0], group=3)
     spec.worldbody.add_geom(**WALL, pos=[1.4, 0, 0], rgba=[1, 0, 0, 0])
@@ -347,8 +355,7 @@ def test_hidden_groups_and_clear_geoms_are_not_drawn():
 
 def test_a_height_field_has_sides_and_a_base():
     for pos in ((1.5, 0, 0), (1.5, 0, 0.35)):  # from aside and from below
-        spec = scene()
-        add_shapes(spec, np.random.default_rng(1))
+        spec = stage()
         spec.worldbody.add_geom(**shape("hills"), pos=pos)
         spec.add_hfield(name="thick", size=[0.1, 0.1, 0.1, 0.3], nrow=2, ncol=2, userdata=[0, 1, 1, 0])
         sim = build(spec)
@@ -359,18 +366,14 @@ def test_a_height_field_has_sides_and_a_base():
 
 @pytest.mark.parametrize("kind", [*SOLIDS, "lump"])
 def test_a_camera_inside_a_geom_looks_out_of_it(kind):
-    spec = scene()
-    add_shapes(spec, np.random.default_rng(1))
+    spec = stage()
     spec.worldbody.add_geom(**shape(kind), size=[0.3, 0.3, 0.3], pos=[0.01, 0.02, -0.05])
-    for every in KINDS[1:]:  # behind the camera: one kernel for all
-        spec.worldbody.add_geom(**shape(every), size=[0.1] * 3, pos=[-5, 0, 0])
     spec.worldbody.add_geom(**WALL, pos=[2, 0, 0])
     assert depth_of(build(spec)) == pytest.approx(1.9, abs=1e-5)
 
 
 def test_a_diverged_world_spoils_no_other():
-    sim = build(random_scene(np.random.default_rng(0), 20), num_envs=4)
-    shuffle(sim, np.random.default_rng(1), (0.5, -1, 0.1), (2.8, 1, 1.2))
+    sim = strewn(num_envs=4)
     renderer, out = MjwarpCfg(rebuild_every=1).build(sim, [FRONT]), np.zeros((4, *FRONT.shape), np.float32)
     renderer.render(sim, [FRONT], {"front": out})
     want, poses = out.copy(), sim.get("geom_xpos")
@@ -384,7 +387,7 @@ def test_a_diverged_world_spoils_no_other():
 
 
 def test_physics_that_mujoco_warp_lacks_does_not_keep_it_from_drawing():
-    spec = scene()
+    spec = stage()
     spec.option.solver, spec.option.noslip_iterations = mujoco.mjtSolver.mjSOL_PGS, 3
     spec.option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     spec.worldbody.add_geom(**WALL, pos=[2.1, 0, 0])
@@ -395,14 +398,14 @@ def test_physics_that_mujoco_warp_lacks_does_not_keep_it_from_drawing():
 
 @pytest.mark.parametrize(("field", "value"), [("geom_type", GEOM.mjGEOM_SPHERE), ("geom_group", 3)])
 def test_what_cannot_differ_between_worlds_is_refused_by_name(field, value):
-    spec = scene()
+    spec = stage()
     spec.worldbody.add_geom(**WALL, pos=[2, 0, 0])
     sim = build(spec, num_envs=2)
     renderer, out = MjwarpCfg().build(sim, [FRONT]), np.zeros((2, *FRONT.shape), np.float32)
     changed = sim.get(field).clone()
     sim.set(field, changed)
     renderer.render(sim, [FRONT], {"front": out})  # of its own, but the same
-    changed[1, 0] = int(value)
+    changed[1, -1] = int(value)
     sim.set(field, changed)
     with pytest.raises(UserError, match=f"all worlds with the {field} of the start"):
         renderer.render(sim, [FRONT], {"front": out})
@@ -473,7 +476,7 @@ def test_other_scenes_are_refused_by_name():
     body = '<worldbody><camera name="front"/><geom name="blob" type="sdf" mesh="m"/></worldbody>'
     with pytest.raises(UserError, match="cannot draw geoms blob: it draws plane, hfield"):
         MjwarpCfg().build(build(mujoco.MjSpec.from_string(f"<mujoco>{ball}{body}</mujoco>")), [FRONT])
-    cloth = '<flexcomp name="cloth" type="grid" count="3 3 1" spacing="1 1 1" radius="0.01" dim="2"/>'
+    cloth = '<flexcomp name="cloth" type="grid" count="3 3 1" spacing="1 1 1" rigid="true" dim="2"/>'
     body = f'<worldbody><camera name="front"/>{cloth}</worldbody>'
     with pytest.raises(UserError, match="1 flexes and 0 skins"):
         MjwarpCfg().build(build(mujoco.MjSpec.from_string(f"<mujoco>{body}</mujoco>")), [FRONT])
