@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn import functional
 
-from robokd.losses.base import DistillLoss
+from robokd.losses.base import DistillLoss, LossCfg
 from robokd.registry import register
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -20,13 +20,13 @@ from robokd.teachers.base import TeacherOutput
 
 @register("loss", "action_huber")
 @dataclass(kw_only=True)
-class ActionHuberCfg:
+class ActionHuberCfg(LossCfg):
     """Huber distance between student and teacher actions."""
 
-    weight: float = 1.0
     delta: float = 0.2  # where the loss turns from square to linear, in normalised action units
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.delta <= 0:
             raise ValueError(f"loss.action_huber.delta must be > 0, got {self.delta}")
 
@@ -40,5 +40,6 @@ def action_huber(
 ) -> Tensor:
     """Return the Huber distance between actions, averaged over A, as (B, T); over delta: its slope is 1."""
     return (
-        functional.huber_loss(student.action, teacher.action, reduction="none", delta=delta).mean(-1) / delta
+        functional.huber_loss(student.action, teacher.action.detach(), reduction="none", delta=delta).mean(-1)
+        / delta
     )

@@ -3,19 +3,20 @@
 `loss(student, teacher, batch) -> (B, T)`, unreduced; the engine masks, averages and weights. Shapes: B
 samples, T steps, A actions.
 
-A config has a `weight` and `build() -> DistillLoss`. Where the loss reads optional fields of what the two
-say, the config names them in the class variables `of_student` and `of_teacher` (fields of StudentOutput and
-TeacherOutput), and the engine refuses a pair that does not offer them. A field `terms` names the privileged
-terms that the student is to estimate.
+A config is a LossCfg with `build() -> DistillLoss`. A field `terms` names the privileged terms that the
+student is to estimate.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 from tensordict import TensorDict
 from torch import Tensor
 
+from robokd.schedule import Schedule
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
 
@@ -30,3 +31,23 @@ class DistillLoss(Protocol):
         (B, T, D) that the student estimates.
         """
         ...
+
+
+@dataclass(kw_only=True)
+class LossCfg:
+    """What every loss has: how much it counts, and what it reads beside actions and estimates."""
+
+    weight: float = 1.0
+    anneal: Schedule = field(default_factory=Schedule)  # factor on the weight
+
+    of_student: ClassVar[tuple[str, ...]] = ()  # optional fields of StudentOutput that it reads
+    of_teacher: ClassVar[tuple[str, ...]] = ()  # of TeacherOutput
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be finite and >= 0, got {self.weight}")
+        self.anneal.check_range("anneal", 0, math.inf)
+
+    def build(self) -> DistillLoss:
+        """Return the loss."""
+        raise NotImplementedError

@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.losses.base import DistillLoss
+from robokd.losses.base import DistillLoss, LossCfg
 from robokd.registry import register
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -21,14 +21,14 @@ from robokd.teachers.base import TeacherOutput
 
 @register("loss", "estimate")
 @dataclass(kw_only=True)
-class EstimateCfg:
+class EstimateCfg(LossCfg):
     """Distance between the student's estimates of privileged terms and the truth."""
 
-    weight: float = 1.0
     scale_m: float = 0.05  # error that counts as 1
     terms: tuple[str, ...] = ("goal_position",)  # of the privileged group
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.scale_m <= 0:
             raise ValueError(f"loss.estimate.scale_m must be > 0 m, got {self.scale_m}")
         if not self.terms:
