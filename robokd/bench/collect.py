@@ -32,7 +32,8 @@ from robokd.registry import find
 from robokd.sim.mujoco import MujocoCfg, MujocoSim
 from robokd.specs import Limits, decode
 from robokd.students.base import Interface, StudentPolicy
-from robokd.students.cnn import CnnCfg, CnnStudent
+from robokd.students.cnn import CnnCfg
+from robokd.students.modular import ModularStudent
 from robokd.vision.encode import encode
 from robokd.vision.raster import RasterCfg
 from robokd.vision.sensor import Corruption
@@ -187,7 +188,7 @@ def _env(effort: Effort, worlds: int) -> NativeEnv:
     return env
 
 
-def _student(env: NativeEnv, cfg: CnnCfg) -> CnnStudent:
+def _student(env: NativeEnv, cfg: CnnCfg) -> ModularStudent:
     specs, cameras = {PROPRIO: env.obs_specs[PROPRIO]}, [env.camera_specs[CAMERA]]
     interface = Interface(
         obs_specs=specs, cameras=tuple(cameras), action_size=env.num_actions, targets={"goal_position": 3}

@@ -1,21 +1,21 @@
-"""A convolutional encoder of depth pictures that says where things are: key points in metres.
+"""A convolutional encoder of pictures that says where things are: key points, of depth in metres.
 
 Source: Levine et al. (2016), End-to-end training of deep visuomotor policies, sec. 5.1 (spatial softmax).
-Here each attention map is standardised before the softmax, or it stays flat and learning waits on a plateau,
-and it averages the pixels' *points* (ray times depth) in the camera's frame, so a key point is linear in what
-it shows.
+Here each attention map is standardised before the softmax, or it stays flat and learning waits on a plateau.
+Of depth it averages the pixels' *points* (ray times depth) in the camera's frame, so a key point is linear in
+what it shows; of colour, which has no depth, their rays.
 Shapes: B pictures, C channels, H rows, W columns, K key points.
 """
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robokd.nets.pictures import picture, rays
 from robokd.specs import CameraSpec
 
 STRIDE, KERNEL, PADDING = 3, 6, 1  # first convolution: a stride of 2 learns several times slower on a CPU
@@ -23,7 +23,7 @@ SHARPNESS = 2.0  # first scale of the standardised attention
 
 
 class KeypointEncoder(nn.Module):
-    """(B, 1, H, W) in [0, 1], 0 at the camera's near and 1 at its far -> (B, 3 K) metres, camera frame."""
+    """(B, C, H, W) encoded -> (B, 3 K) m in the camera's frame; of colour (B, 2 K), right and up at 1 m."""
 
     rays: Tensor  # (cells, 3) the point at depth 1 m that each cell looks at: right, up, ahead
 
@@ -31,30 +31,35 @@ class KeypointEncoder(nn.Module):
         self, camera: CameraSpec, channels: tuple[int, ...], keypoints: int, *, bfloat16: bool = True
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, channels[0], KERNEL, STRIDE, padding=PADDING)
+        self.stem = nn.Conv2d(camera.shape[0], channels[0], KERNEL, STRIDE, padding=PADDING)
         self.body = nn.ModuleList(nn.Conv2d(left, right, 3, padding=1) for left, right in pairwise(channels))
         self.attention = nn.Conv2d(channels[-1], keypoints, 1)
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
         self.rows, self.columns = _pixels(camera.height), _pixels(camera.width)
-        self.register_buffer("rays", _rays(camera), persistent=False)
+        places = (torch.arange(camera.height)[self.rows], torch.arange(camera.width)[self.columns])
+        self.register_buffer("rays", rays(camera, *places), persistent=False)
         self.near_m, self.depth_m = camera.near_m, camera.far_m - camera.near_m
-        self.size = 3 * keypoints
+        self.camera = camera
+        self.size = (3 if camera.is_depth else 2) * keypoints
         self.in_bfloat16 = bfloat16
         # a third faster on CPU; torch declares no such overload
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """Return key points (B, 3 K), float32; in training the convolutions may run in bfloat16."""
-        with torch.autocast(picture.device.type, torch.bfloat16, enabled=self.in_bfloat16 and self.training):
-            hidden = functional.relu(self.stem(picture.contiguous(memory_format=torch.channels_last)))
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Return key points (B, size), float32; in training the convolutions may run in bfloat16."""
+        seen = picture(encoded, self.camera)
+        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.in_bfloat16 and self.training):
+            hidden = functional.relu(self.stem(seen.contiguous(memory_format=torch.channels_last)))
             for layer in self.body:
                 hidden = functional.relu(layer(hidden))
             logits = self.attention(hidden)
         logits = logits.float().flatten(2)
         cells = logits.shape[-1]
         weight = torch.softmax(functional.layer_norm(logits, (cells,), self.sharpness.expand(cells)), -1)
+        if not self.camera.is_depth:
+            return (weight @ self.rays[:, :2]).flatten(1)
         # one pixel speaks for its cell: an average would invent depths at every edge
-        depth = self.near_m + self.depth_m * picture[:, 0, self.rows][..., self.columns].flatten(1)
+        depth = self.near_m + self.depth_m * seen[:, 0, self.rows][..., self.columns].flatten(1)
         points = self.rays * depth[..., None]
         return torch.bmm(weight, points).flatten(1)
 
@@ -64,12 +69,3 @@ def _pixels(size: int) -> slice:
     cells = (size + 2 * PADDING - KERNEL) // STRIDE + 1
     first = KERNEL // 2 - PADDING
     return slice(first, first + STRIDE * cells, STRIDE)
-
-
-def _rays(camera: CameraSpec) -> Tensor:
-    slope = math.tan(math.radians(camera.fovy_deg) / 2) / (camera.height / 2)  # per pixel, square pixels
-    up, right = (
-        (torch.arange(size)[_pixels(size)] + 0.5 - size / 2) * slope for size in (camera.height, camera.width)
-    )
-    up, right = torch.meshgrid(-up, right, indexing="ij")
-    return torch.stack((right.flatten(), up.flatten(), torch.ones(right.numel())), -1)

@@ -53,17 +53,17 @@ class RefinedPolicy:
     def __init__(self, student: Student, actor: MLPModel, scale: float, count: int) -> None:
         self.student, self.actor, self.scale = student, actor, scale
         self.inputs = student.inputs
-        self._state = student.initial_state(count)
+        self.state = student.initial_state(count)
 
     def act(self, obs: TensorDict) -> Tensor:
         """Return clipped actions (B, A)."""
         with torch.no_grad():
-            output, self._state = self.student.forward(obs, self._state)
+            output, self.state = self.student.forward(obs, self.state)
             return refined_action(output, obs, self.actor, self.scale)
 
     def reset(self, mask: Tensor) -> None:
         """Begin the episodes of mask (B,) afresh."""
-        self._state = self.student.reset(self._state, mask)
+        self.state = self.student.reset(self.state, mask)
 
 
 def with_base(obs: TensorDict, base: Tensor, features: Tensor) -> TensorDict:

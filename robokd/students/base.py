@@ -57,7 +57,7 @@ class Student(Protocol):
     offers: frozenset[str]  # the optional fields of its output that are not None
 
     def initial_state(self, count: int) -> TensorDict:
-        """Return the state of `count` environments at the start of an episode."""
+        """Return the state of `count` environments at the start of an episode: float32 zeros, by name."""
         ...
 
     def reset(self, state: TensorDict, mask: Tensor) -> TensorDict:
@@ -122,6 +122,7 @@ class StudentPolicy:
         self.student = student
         self.inputs = student.inputs
         self.state = student.initial_state(count)
+        self.remembers = not self.state.is_empty()
 
     def act(self, obs: TensorDict) -> Tensor:
         """Return clipped actions (B, A)."""
@@ -143,12 +144,3 @@ def unflat(said: StudentOutput, shape: torch.Size) -> StudentOutput:
         elif value is not None:
             own[name] = value.unflatten(0, shape)
     return StudentOutput(**own)
-
-
-def picture(encoded: Tensor, camera: CameraSpec) -> Tensor:
-    """Return an encoded depth picture as float32 in [0, 1]: 0 at near, 1 at far and for misses."""
-    if camera.encoding == "depth_u8":
-        value = (encoded.float() - 1) / 254
-        return torch.where(encoded == 0, 1.0, value)
-    value = (encoded.float() - camera.near_m) / (camera.far_m - camera.near_m)
-    return torch.where(encoded == 0, 1.0, value.clip(0, 1))

@@ -6,22 +6,13 @@ import dataclasses
 
 import pytest
 import torch
-from tensordict import TensorDict
 
 from robokd import UserError, registry
 from robokd.draws import Draws
 from robokd.env.base import Setup
-from robokd.specs import CameraSpec, ObsSpec, Term
-from robokd.students.base import Interface, StudentOutput
-from robokd.teachers.base import TeacherOutput
 from robokd.vision.sensor import Corruption
 
 pytest.importorskip("mujoco")
-
-CAMERAS = [CameraSpec(name="front"), CameraSpec(name="wrist", width=48, height=64, encoding="depth_f16")]
-PROPRIO = ObsSpec(
-    group="proprio", role="proprio", terms=(Term(name="q", elements=("a", "b", "c"), unit="rad"),)
-)  # fmt: skip
 
 
 def _task_env(task: str, sim: str, renderer: str, num_envs: int, space: str = "seen"):
@@ -34,8 +25,8 @@ def _task_env(task: str, sim: str, renderer: str, num_envs: int, space: str = "s
     try:
         return config.build(sim=physics, renderer=eyes, corrupt=Corruption(), setup=setup)
     except UserError as error:
-        if "OpenGL" in str(error):
-            pytest.skip(f"no OpenGL on this machine: {error}")
+        if "OpenGL" in str(error) or "pip install" in str(error):
+            pytest.skip(f"not on this machine: {error}")
         raise
 
 
@@ -101,69 +92,3 @@ def test_a_sim_names_a_field_that_it_lacks(sim):
     env = _task_env("reach", sim, "raster", 1)
     with pytest.raises(ValueError, match="qposs"):
         env.sim.get("qposs")
-
-
-def _student(name: str):
-    torch.manual_seed(0)
-    config = registry.find("student", name)()
-    interface = Interface(
-        obs_specs={"proprio": PROPRIO}, cameras=tuple(CAMERAS), action_size=7, targets={"goal_position": 3}
-    )
-    return config.build(interface).eval()
-
-
-def _observations(count: int) -> TensorDict:
-    generator = torch.Generator().manual_seed(0)
-    groups = {"proprio": torch.randn(count, 3, generator=generator)}
-    for camera in CAMERAS:
-        pixels = torch.randint(0, 256, (count, *camera.shape), generator=generator)
-        is_byte = camera.encoding == "depth_u8"
-        groups[camera.name] = pixels.to(torch.uint8) if is_byte else (pixels / 128).half()
-    return TensorDict(groups, batch_size=[count])
-
-
-@pytest.mark.parametrize("name", registry.names("student"))
-def test_a_student_is_the_same_on_one_robot_and_on_many(name):
-    student, obs = _student(name), _observations(5)
-    many, _ = student.forward(obs, student.initial_state(5))
-    for i in range(5):
-        one, _ = student.forward(obs[i : i + 1], student.initial_state(1))
-        assert torch.allclose(one.action[0], many.action[i], atol=1e-5)
-        alone, among = (said.estimates["goal_position"][j] for said, j in ((one, 0), (many, i)))
-        assert torch.allclose(alone, among, atol=1e-5)
-    assert many.action.shape == (5, 7)
-    assert many.features.shape == (5, student.feature_size)
-    assert set(student.inputs) == {"proprio", "front", "wrist"}
-
-
-@pytest.mark.parametrize("name", registry.names("student"))
-def test_every_weight_of_a_student_learns_from_actions_and_estimates(name):
-    student, obs = _student(name).train(), _observations(8)
-    output, _ = student.forward(obs, student.initial_state(8))
-    (output.action.square().sum() + output.estimates["goal_position"].square().sum()).backward()
-    silent = [key for key, value in student.named_parameters() if value.grad is None or not value.grad.any()]
-    assert silent == []
-
-
-@pytest.mark.parametrize("name", registry.names("student"))
-def test_imitation_does_not_bend_a_student_s_estimates(name):
-    student, obs = _student(name).train(), _observations(8)
-    output, _ = student.forward(obs, student.initial_state(8))
-    output.action.square().sum().backward()
-    assert all(value.grad is None for value in student.estimator.parameters())
-
-
-@pytest.mark.parametrize("name", registry.names("loss"))
-def test_a_loss_is_unreduced_zero_on_the_truth_and_positive_elsewhere(name):
-    loss = registry.find("loss", name)().build()
-    truth = torch.rand(4, 2, 7), torch.rand(4, 2, 3)
-    batch = TensorDict({"goal_position": truth[1]}, batch_size=[4, 2])
-
-    def student(action, goal):
-        return StudentOutput(action=action, features=torch.zeros(4, 2, 1), estimates={"goal_position": goal})
-
-    right = loss(student(*truth), TeacherOutput(action=truth[0]), batch)
-    wrong = loss(student(truth[0] + 0.3, truth[1] - 0.1), TeacherOutput(action=truth[0]), batch)
-    assert right.shape == wrong.shape == (4, 2)
-    assert right.abs().max() < 1e-6
-    assert (wrong > 0).all()
