@@ -6,6 +6,7 @@ joints and depth pictures. Frames: everything in the arm's base frame, which is 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from robokd.tasks import panda
+from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import geometry
@@ -36,6 +38,10 @@ LARGEST = {
     "joint_noise_rad": 0.05, "joint_step_rad": 0.5, "distance_weight": np.inf, "near_weight": np.inf,
     "action_weight": np.inf, "action_rate_weight": np.inf, "success_reward": np.inf,
 }  # fmt: skip
+# of the scripted controller, found by trial on the validation stream
+SCRIPT_GAIN = 0.3  # share of the remaining distance that is asked for in one control step
+SCRIPT_DAMPING_M = 0.05  # of the least squares
+SCRIPT_HOMING = 0.05  # share of the way to the ready pose, in one control step, where the tip does not mind
 _FRONT = np.array([1.30, 0.0, 0.60]), np.array([0.45, 0.0, 0.31])  # from, at; m
 _OUTSIDE = np.array([1.05, -1.25, 0.85]), np.array([0.30, 0.0, 0.32])
 
@@ -91,6 +97,7 @@ class Reach:
     """The Task protocol; see DESIGN for who calls what."""
 
     control_dt = 0.04
+    script_groups = ("proprio", "privileged")
 
     def __init__(self, cfg: ReachCfg) -> None:
         self.cfg = cfg
@@ -273,6 +280,57 @@ class Reach:
         """Return tip to sphere centre (N,), m."""
         return torch.linalg.vector_norm(state.episode["goal"] - self._tip(state), dim=1)
 
+    def script(self, observations: TensorDict) -> Tensor:
+        """Return actions (N, 7) in [-1, 1] of a resolved-rate controller from the groups `script_groups`.
+
+        dq = J# g e + (1 - J# J) h (home - q), J# = J' (J J' + d^2)^-1, e the way from tip to sphere; slowed
+        as a whole where a joint would be too fast. The servos' lag is what bounds g.
+        Source: Wampler (1986), damped least squares; Liegeois (1977), motion that leaves the tip alone.
+        """
+        specs, read = self.obs_specs(), {}
+        for group in self.script_groups:
+            read |= {name: observations[group][:, place] for name, place in specs[group].slices().items()}
+        angles = read["joint_pos"]
+        jacobian = self._tip_jacobian(angles)
+        square = jacobian @ jacobian.mT + SCRIPT_DAMPING_M**2 * torch.eye(3, device=angles.device)
+        home = SCRIPT_HOMING * (self._home.to(angles) - angles)
+        toward = SCRIPT_GAIN * read["goal_from_tip"] - _apply(jacobian, home)
+        step = home + _apply(jacobian.mT, torch.linalg.solve(square, toward))
+        action = step / self.cfg.joint_step_rad
+        return action / action.abs().amax(1, keepdim=True).clamp(min=1.0)
+
+    def script_constants(self) -> dict[str, Tensor]:
+        """Return the numbers that decide `script` beside its code."""
+        offsets, turns = self._links
+        step = torch.tensor(self.cfg.joint_step_rad)
+        return {"offsets": offsets, "turns": turns, "home": self._home, "joint_step_rad": step}
+
+    @functools.cached_property
+    def _links(self) -> tuple[Tensor, Tensor]:
+        """Return each joint's frame in the one before, at angle 0, then the tip's: (8, 3) m, (8, 4)."""
+        model = panda.spec().compile()
+        bodies = [model.joint(name).bodyid[0] for name in panda.JOINTS]
+        site, hand = model.site("tip"), model.body("hand")
+        turn = torch.from_numpy(hand.quat)
+        tip = torch.from_numpy(hand.pos) + geometry.rotate(turn, torch.from_numpy(site.pos), torch)
+        offsets = torch.cat((torch.from_numpy(model.body_pos[bodies]), tip[None]))
+        return offsets, torch.cat((torch.from_numpy(model.body_quat[bodies]), turn[None]))
+
+    def _tip_jacobian(self, angles: Tensor) -> Tensor:
+        """Return how fast the tip moves with each joint, (N, 3, 7) in m/rad, at angles (N, 7)."""
+        offsets, turns = (value.to(angles) for value in self._links)
+        up = angles.new_tensor([0.0, 0.0, 1.0]).expand(len(angles), 3)  # every joint turns about its own z
+        turn = angles.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(len(angles), 4)
+        origin, origins, axes = torch.zeros_like(up), [], []
+        for i in range(7):
+            origin = origin + geometry.rotate(turn, offsets[i].expand_as(up), torch)
+            about = geometry.from_rotation_vector(up * angles[:, i : i + 1], torch)
+            turn = geometry.multiply(geometry.multiply(turn, turns[i].expand_as(turn), torch), about, torch)
+            origins.append(origin)
+            axes.append(geometry.rotate(turn, up, torch))
+        tip = origin + geometry.rotate(turn, offsets[7].expand_as(up), torch)
+        return torch.linalg.cross(torch.stack(axes, 1), tip[:, None] - torch.stack(origins, 1)).mT
+
     def _tip(self, state: State) -> Tensor:
         return state.sim.get("site_xpos")[:, self._tip_id(state)].float()
 
@@ -296,6 +354,11 @@ class Reach:
             quaternion[:, camera] = geometry.multiply(quaternion[:, camera], turn, torch)
         state.sim.set("cam_pos", position, mask)
         state.sim.set("cam_quat", quaternion, mask)
+
+
+def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Return the products of matrices (N, I, J) and vectors (N, J), (N, I)."""
+    return (matrix @ vector[..., None])[..., 0]
 
 
 def _minus(values: Sequence[float]) -> tuple[float, ...]:

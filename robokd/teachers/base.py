@@ -1,6 +1,7 @@
 """The Teacher protocol: whatever can say what to do from a simulator's full state.
 
-A config of kind `teacher` that can label has `open(place) -> Teacher`; what it opens never runs code.
+A config of kind `teacher` that can label is an OpenCfg: `open(place) -> Teacher`; what it opens never runs
+code. `teacher=ppo` is not one: it is trained, and what it leaves is opened.
 Shapes: N environments, T steps, A action dimensions, Z numbers of a latent, F features. `*` is (N,) where a
 teacher is asked, (B, T) where a loss reads it.
 """
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 from tensordict import TensorDict
 from torch import Tensor
+
+from robokd.specs import ActionSpec, ObsSpec
 
 OFFERS = ("log_std", "latent", "value", "features")  # what a teacher may say beside its action
 
@@ -51,12 +54,30 @@ class Teacher(Protocol):
 
 
 class Place(Protocol):
-    """The environment that a teacher is asked in, as far as teachers know it: a VecEnv."""
+    """The environment that a teacher is opened for, as far as teachers know it: a VecEnv.
+
+    A teacher may be asked in another one of the same task later: its answers follow from what it is shown.
+    """
 
     num_actions: int
-    task: Any  # has `parameters()`; a scripted teacher also needs its `script(observations)`
+    device: str
+    action_spec: ActionSpec
+    obs_specs: dict[str, ObsSpec]  # every 1-D group that the task can emit
+    task: Any  # has `parameters()`; a scripted teacher also needs its script, see scripted.py
     state: Any  # of the episodes, see env.base
 
     def get_observations(self) -> TensorDict:
         """Return the groups that were asked for, (N, ...)."""
+        ...
+
+
+class OpenCfg(Protocol):
+    """A registered teacher config that can label."""
+
+    def reads(self, task: Any) -> tuple[str, ...]:  # noqa: ANN401  (a Task; teachers know no environments)
+        """Return the groups that the environment must emit for it."""
+        ...
+
+    def open(self, place: Place) -> Teacher:
+        """Return the frozen teacher; UserError where it does not fit the place."""
         ...

@@ -5,7 +5,6 @@ Source: Schulman et al. (2017); the implementation is rsl_rl's. Shapes: N enviro
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 from robokd import UserError
 from robokd.registry import register
 from robokd.teachers.base import TeacherOutput
+from robokd.teachers.weights import sha256
 
 COUNTS = (
     "iterations", "steps_per_iteration", "epochs", "mini_batches", "evaluate_every", "evaluate_episodes"
@@ -98,32 +98,49 @@ class PpoCfg:
 
     def _actor(self, obs: TensorDict, num_actions: int) -> MLPModel:
         noise = {"class_name": "GaussianDistribution", "init_std": self.initial_std, "std_type": "log"}
-        return MLPModel(
-            obs, {"actor": list(self.actor_groups)}, "actor", num_actions, hidden_dims=self.hidden,
-            obs_normalization=True, distribution_cfg=noise,
-        )  # fmt: skip
+        return actor_model(obs, self.actor_groups, num_actions, hidden=self.hidden, noise=noise)
 
     def _critic(self, obs: TensorDict) -> MLPModel:
         groups = {"critic": list(self.critic_groups)}
         return MLPModel(obs, groups, "critic", 1, hidden_dims=self.critic_hidden, obs_normalization=True)
 
 
+def actor_model(
+    obs: TensorDict, groups: Sequence[str], num_actions: int, *, hidden: Sequence[int],
+    noise: dict[str, Any] | None, activation: str = "elu", normalises: bool = True,
+) -> MLPModel:  # fmt: skip
+    """Return an rsl_rl actor with fresh weights, without noise where that is None."""
+    return MLPModel(
+        obs, {"actor": list(groups)}, "actor", num_actions, hidden_dims=tuple(hidden), activation=activation,
+        obs_normalization=normalises, distribution_cfg=noise,
+    )  # fmt: skip
+
+
 class PpoTeacher:
-    """The Teacher protocol over an rsl_rl actor, its normaliser included; `PpoCfg.build` freezes it."""
+    """The Teacher protocol over an rsl_rl actor, its normaliser included; who makes it has frozen it.
+
+    `action = clip(mlp((obs - mean) / (std + eps)), -1, 1)`, the mean of its Gaussian; the features are what
+    the last layer reads. An actor without noise offers no log_std.
+    """
 
     def __init__(self, actor: MLPModel, inputs: Sequence[str]) -> None:
         self.inputs = tuple(inputs)
-        self.offers = frozenset(("log_std", "features"))
+        self.offers = frozenset(("features",) if actor.distribution is None else ("log_std", "features"))
         self.actor = actor
 
     def label(self, obs: TensorDict) -> TeacherOutput:
-        """See Teacher; the features are what the last layer reads."""
+        """See Teacher."""
         with torch.no_grad():
-            features = self.actor.mlp[:-1](self.actor.get_latent(obs))
-            mean = self.actor.mlp[-1](features)
-            self.actor.distribution.update(mean)
-            std = self.actor.distribution.std.expand_as(mean)
-        return TeacherOutput(action=mean.clip(-1, 1), log_std=std.log(), features=features)
+            *hidden, last = self.actor.mlp  # rsl_rl's MLP cannot be sliced
+            features = self.actor.get_latent(obs)
+            for layer in hidden:
+                features = layer(features)
+            mean = last(features)
+            log_std = None
+            if self.actor.distribution is not None:
+                self.actor.distribution.update(mean)
+                log_std = self.actor.distribution.std.expand_as(mean).log()
+        return TeacherOutput(action=mean.clip(-1, 1), log_std=log_std, features=features)
 
     def act(self, obs: TensorDict) -> Tensor:
         """See Teacher."""
@@ -134,8 +151,6 @@ class PpoTeacher:
         """See Teacher: nothing is remembered."""
 
     def sha256(self) -> str:
-        """Return the hash of every weight and normaliser number."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.actor.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        """See Teacher: of every weight and normaliser number, the groups and the kinds of layers."""
+        layers = [type(layer).__name__ for layer in self.actor.mlp]
+        return sha256(self.actor.state_dict(), [*self.inputs, *layers])
