@@ -21,7 +21,7 @@ from robokd.config import load
 from robokd.env.base import SPACES, VecEnv
 from robokd.files import write_atomic
 from robokd.intervals import paired, wilson
-from robokd.learn import dagger, residual, teach
+from robokd.learn import pupil, residual, teach
 from robokd.learn.rollout import Outcomes, Policy, rollout
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.residual import RefinedPolicy
@@ -71,7 +71,7 @@ def load_policy(run: Run, checkpoint: str, env: VecEnv) -> Policy:
     if run.stage == "teach":
         return teach.load_teacher(run, checkpoint, env)
     if run.stage == "distill":
-        return StudentPolicy(dagger.load_student(run, checkpoint, env), env.num_envs)
+        return StudentPolicy(pupil.load_student(run, checkpoint, env), env.num_envs)
     if run.stage == "refine":
         return RefinedPolicy(*residual.load_refined(run, checkpoint, env), env.num_envs)
     raise UserError(f"a {run.stage} run has no policy; wanted a teach, distill or refine run: {run.path}")

@@ -144,6 +144,7 @@ def _run_episode(
 ) -> None:
     reading = robot.read()
     safety.begin(reading)
+    policy.begin()
     pace.begin()
     while not (reading.is_done or plan.is_out_of_ticks(account)):
         now_s = pace.clock()

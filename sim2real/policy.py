@@ -14,7 +14,7 @@ import onnxruntime
 
 from robokd import UserError
 from robokd.export.bundle import Bundle
-from robokd.export.parity import MAX_ABS, errors, read_samples
+from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, errors, read_samples
 from robokd.specs import ObsSpec, differences
 
 TERMS = ("joint_pos", "joint_vel", "command_rate")  # what a "proprio" group may be made of
@@ -49,9 +49,15 @@ class Policy:
         }
         self._cameras = tuple(bundle.cameras)
         self._outputs = list(bundle.manifest["graph"]["outputs"])
+        self._memory = {NEXT_MEMORY + name: MEMORY + name for name in _memory(bundle)}  # output -> input
         _check_golden(bundle, self._session)
         for _ in range(WARMUP_RUNS):
             self._session.run(self._outputs, self._feeds)
+
+    def begin(self) -> None:
+        """Begin an episode: nothing is remembered."""
+        for name in self._memory.values():
+            self._feeds[name].fill(0)
 
     def act(
         self,
@@ -72,7 +78,9 @@ class Policy:
         rows = self._session.run(self._outputs, self._feeds)
         seconds = clock() - started
         values = {name: np.asarray(row)[0] for name, row in zip(self._outputs, rows, strict=True)}
-        estimates = {name: value for name, value in values.items() if name not in OUTPUTS}
+        for after, before in self._memory.items():
+            np.copyto(self._feeds[before][0], values[after])
+        estimates = {name: value for name, value in values.items() if name not in (*OUTPUTS, *self._memory)}
         return Decision(
             command=values["command"], action=values["action"], estimates=estimates, inference_s=seconds
         )
@@ -107,14 +115,23 @@ def _check_graph(bundle: Bundle, session: onnxruntime.InferenceSession) -> None:
     }
     for name, camera in bundle.cameras.items():
         inputs[name] = {"shape": [1, *camera.shape], "dtype": np.dtype(camera.dtype).name}
+    memory = {name: described["inputs"][MEMORY + name] for name in _memory(bundle)}
     inputs |= {"anchor": joints, "rate": joints}
-    outputs = {name: described["outputs"].get(name) for name in OUTPUTS}
+    inputs |= {MEMORY + name: row for name, row in memory.items()}
+    outputs = {name: described["outputs"].get(name) for name in (*OUTPUTS, *map(NEXT_MEMORY.__add__, memory))}
+    wanted = dict.fromkeys(OUTPUTS, joints) | {NEXT_MEMORY + name: row for name, row in memory.items()}
     rows = differences(inputs, described["inputs"], "graph.inputs")
-    rows += differences(dict.fromkeys(OUTPUTS, joints), outputs, "graph.outputs")
+    rows += differences(wanted, outputs, "graph.outputs")
     rows += differences(described["inputs"], _describe(session.get_inputs()), "policy.onnx inputs")
     rows += differences(described["outputs"], _describe(session.get_outputs()), "policy.onnx outputs")
     if rows:
         raise UserError(f"{bundle.path}: the graph does not fit its contract: {'; '.join(rows[:3])}")
+
+
+def _memory(bundle: Bundle) -> list[str]:
+    """Return the parts of the policy's memory, by name."""
+    inputs = bundle.manifest["graph"]["inputs"]
+    return sorted(name.removeprefix(MEMORY) for name in inputs if name.startswith(MEMORY))
 
 
 def _check_golden(bundle: Bundle, session: onnxruntime.InferenceSession) -> None:

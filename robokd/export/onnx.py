@@ -1,7 +1,8 @@
 """Export: student, normalisation, residual, picture and action decoding as one ONNX graph in a bundle.
 
-Shapes: batch 1. Inputs: 1-D groups (1, D) float32, encoded pictures (1, 1, H, W), `anchor` and `rate` (1, A):
-the last sent target and its rate. Outputs: `command` (1, A) rad, `command_rate`, `action`, and the estimates.
+Shapes: batch 1. Inputs: 1-D groups (1, D) float32, encoded pictures (1, C, H, W), `memory_<part>` of a policy
+that remembers, `anchor` and `rate` (1, A): the last sent target and its rate. Outputs: `command` (1, A) rad,
+`command_rate`, `action`, the estimates, and `next_memory_<part>`, which is the next step's memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 import robokd
@@ -23,7 +25,15 @@ from robokd.config import dump
 from robokd.env.base import TaskEnv, VecEnv, contract
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import write_bundle
-from robokd.export.parity import MAX_ABS, Sample, parity, strided, write_samples
+from robokd.export.parity import (
+    MAX_ABS,
+    MEMORY,
+    NEXT_MEMORY,
+    Sample,
+    parity,
+    strided,
+    write_samples,
+)  # fmt: skip
 from robokd.files import writable
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.action import ActionDecoder
@@ -52,27 +62,30 @@ class PolicyGraph(nn.Module):
 
     def __init__(self, policy: Exportable, env: VecEnv) -> None:
         super().__init__()
-        self.student: Any = policy.student  # a torch module; a stateless one needs no state
-        self.inputs = policy.inputs
+        self.student: Any = policy.student  # a torch module
+        self.inputs, self.memory = policy.inputs, tuple(sorted(policy.state.keys()))
         self.is_refined = isinstance(policy, RefinedPolicy)
         if isinstance(policy, RefinedPolicy):
             self.actor, self.scale = policy.actor, policy.scale
         self.decoder = ActionDecoder(env.action_spec)
 
     def forward(self, **tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return (command, command_rate, action, *estimates)."""
+        """Return (command, command_rate, action, *estimates, *next memory)."""
         obs = {name: tensors[name] for name in self.inputs}
-        output, _ = self.student(obs, None)
+        state = TensorDict({name: tensors[MEMORY + name] for name in self.memory}, batch_size=[1])
+        output, after = self.student(obs, state)
         if self.is_refined:
             action = refined_action(output, obs, self.actor, self.scale)
         else:
             action = output.action.clip(-1, 1)
         command, rate = self.decoder(action, tensors["anchor"], tensors["rate"])
-        return (command, rate, action, *output.estimates.values())
+        memory = (after[name] for name in self.memory)
+        return (command, rate, action, *output.estimates.values(), *memory)
 
     def output_names(self) -> list[str]:
         """Return the names of what forward returns."""
-        return ["command", "command_rate", "action", *self.student.targets]
+        memory = (NEXT_MEMORY + name for name in self.memory)
+        return ["command", "command_rate", "action", *self.student.targets, *memory]
 
 
 def export(config: ExportConfig, resume: Run | None = None) -> Path:
@@ -135,12 +148,14 @@ def record_episodes(env: VecEnv, policy: Exportable, count: int) -> list[Sample]
     ended = 0
     while ended < EPISODES or len(samples) < count:
         anchor, rate = env.state.command, env.state.rate
-        inputs = {name: obs[name] for name in policy.inputs} | {"anchor": anchor, "rate": rate}
+        before = {MEMORY + name: value for name, value in policy.state.items()}
+        inputs = {name: obs[name] for name in policy.inputs} | before | {"anchor": anchor, "rate": rate}
         with torch.no_grad():
-            said, _ = policy.student.forward(obs, policy.student.initial_state(1))
+            said, _ = policy.student.forward(obs, policy.state)
         action = policy.act(obs)
         command, command_rate = decode(action, anchor, rate, limits, torch)
         outputs = {"command": command, "command_rate": command_rate, "action": action, **said.estimates}
+        outputs |= {NEXT_MEMORY + name: value for name, value in policy.state.items()}
         samples.append(Sample(inputs=_arrays(inputs), outputs=_arrays(outputs)))
         obs, _, dones, _ = env.step(action)
         policy.reset(dones.bool())
@@ -150,7 +165,9 @@ def record_episodes(env: VecEnv, policy: Exportable, count: int) -> list[Sample]
 
 def make_manifest(config: ExportConfig, env: TaskEnv, parent: Run, sample: Sample) -> dict[str, Any]:
     """Return the bundle's manifest, the full contract between policy and robot, but for `parity_max_abs`."""
-    inputs = [name for name in sample.inputs if name not in ("anchor", "rate")]
+    inputs = [
+        name for name in sample.inputs if name not in ("anchor", "rate") and not name.startswith(MEMORY)
+    ]
     agreed, parts = contract(env, inputs), dump(config)
     start = env.task.start_envelope()
     budgets = {

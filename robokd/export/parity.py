@@ -16,6 +16,9 @@ import onnxruntime
 
 MAX_ABS = 1e-5  # rad for commands and for a rate's share of one, 1 for actions, the estimates' own units
 RATE = "command_rate"  # the output in rad/s
+# a policy that remembers has an input and an output for each part of its memory: zeros begin an episode, and
+# what comes out of a step goes into the next
+MEMORY, NEXT_MEMORY = "memory_", "next_memory_"
 
 
 @dataclass(frozen=True, kw_only=True)
