@@ -19,6 +19,7 @@ from robokd.run import Run
 STAGES = {
     "teach": "robokd.learn.teach:teach",
     "distill": "robokd.learn.dagger:distill",
+    "doctor": "robokd.doctor.doctor:doctor",
     "refine": "robokd.learn.residual:refine",
     "evaluate": "robokd.evaluate:evaluate",
     "export": "robokd.export.onnx:export",

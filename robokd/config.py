@@ -20,6 +20,7 @@ from robokd.schemas import (
     DaggerConfig,
     DeployConfig,
     DistillConfig,
+    DoctorConfig,
     EvaluateConfig,
     ExportConfig,
     LookConfig,
@@ -36,6 +37,7 @@ __all__ = [
     "DaggerConfig",
     "DeployConfig",
     "DistillConfig",
+    "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
     "LookConfig",
@@ -78,6 +80,8 @@ def compose(stage: str, overrides: Sequence[str], inherited: Mapping[str, Any] |
     given = {one.key for one in typed if one.value != ""}
     for wanted in dataclasses.fields(kind):
         if "required" in wanted.metadata and wanted.name not in given:
+            if any(one.key == wanted.metadata["unless"] and one.value != "parent" for one in typed):
+                continue
             raise UserError(f"{stage} needs {wanted.name}=…: {wanted.metadata['required']}")
     return compose_stage(stage, kind, typed, _inherited(kind, inherited or {}))
 

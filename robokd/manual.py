@@ -9,16 +9,19 @@ import textwrap
 import tokenize
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from typing import Any
 
 import yaml
 
 from robokd import UserError, overrides, registry
 from robokd.config import SCHEMAS, PipelineConfig
+from robokd.schedule import Schedule
 from robokd.schemas import SHARED
 
 EXAMPLES = {
     "teach": "robokd teach task=reach num_envs=256 seed=0",
     "distill": "robokd distill parent=runs/<teach run> student=cnn cameras=[front]",
+    "doctor": "robokd doctor parent=runs/<teach run> student=cnn cameras=[front] out=doctor.json",
     "refine": "robokd refine parent=runs/<distill run> task.tolerance_m=0.01",
     "evaluate": "robokd evaluate run=runs/<run> episodes=512 baseline=runs/<other run>",
     "export": "robokd export run=runs/<run> out=reach.robokd",
@@ -29,6 +32,7 @@ EXAMPLES = {
     "bench": "robokd bench what=render out=rows.json",
     "report": "robokd report runs=[runs/<run>,runs/<other run>] out=report.html",
 }
+A_SCHEDULE = "; a schedule"
 OVERVIEW = """\
 robokd: from a policy that knows everything in simulation to one that sees, and onto a robot.
 
@@ -65,7 +69,11 @@ def stage_help(stage: str, words: Sequence[str]) -> str:
         return "\n".join(lines)
     typed = dict(word.split("=", 1) for word in words if "=" in word)
     lines.append("keys, their defaults and what they are:")
-    lines += _rows(kind, "", stage_defaults(stage) | typed)
+    rows = list(_rows(kind, "", stage_defaults(stage) | typed))
+    lines += rows
+    if any(row.endswith(A_SCHEDULE) for row in rows):
+        lines += ["", "a schedule is one number, or some of the keys <key>.begin=… and so on:"]
+        lines += _rows(Schedule, "", {})
     return "\n".join(lines)
 
 
@@ -102,13 +110,17 @@ def _rows(kind: type, prefix: str, given: dict[str, str]) -> Iterator[str]:
             yield from _part_rows(key, of, given, bool(field.metadata["inherit"]))
         elif "required" in field.metadata:
             yield f"  {key + '=…':<34} required: {field.metadata['required']}"
+        elif isinstance(default := _default(field), Schedule):
+            yield f"  {f'{key}={given.get(key, default)}':<34} {comments.get(field.name, '')}{A_SCHEDULE}"
         elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
             yield from _rows(field.default_factory, f"{key}.", given)
         else:
-            factory = field.default_factory
-            default = field.default if factory is dataclasses.MISSING else factory()
             value = given.get(key, overrides.as_typed(default))
             yield f"  {f'{key}={value}':<34} {comments.get(field.name, '')}".rstrip()
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _part_rows(key: str, kind: str, given: dict[str, str], inherited: bool) -> Iterator[str]:

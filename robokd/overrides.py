@@ -25,6 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from robokd import UserError, registry
+from robokd.schedule import Schedule
 
 CONFIGS = "robokd.configs"
 _WORD = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
@@ -251,6 +252,8 @@ def _assign(
     holder = OmegaConf.get_type(owner)
     hint = typing.get_type_hints(holder).get(last, object) if dataclasses.is_dataclass(holder) else object
     value = one.read(hint)
+    if hint is Schedule and isinstance(value, int | float):
+        value = {"begin": float(value), "end": float(value)}  # one number: it stays what it is
     try:
         if isinstance(owner._get_node(last), DictConfig) and not isinstance(value, Mapping):
             raise UserError(f"{one} holds keys: set {one}.<key>=…, got {value!r}")

@@ -96,7 +96,7 @@ class Steps:
 def foresee(config: PipelineConfig) -> None:
     """Refuse now what a later stage would refuse after hours of work."""
     from robokd.evaluate import check_spaces
-    from robokd.learn.dagger import build_student, student_inputs
+    from robokd.learn.pupil import build_student, student_inputs
     from robokd.learn.residual import check_residual_groups
     from robokd.learn.stage import build_env
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robokd.cores import cores
+from robokd.schedule import Schedule
 
 RUN_WITH_POLICY = ("teach", "distill", "refine")
 
@@ -28,15 +29,18 @@ def part(kind: str, *, inherit: bool = False, fixed: bool = False) -> dict[str, 
     return {"kind": kind, "inherit": inherit, "fixed": fixed}
 
 
-def required(meaning: str, *, run_of: Sequence[str] = (), why: str = "") -> dict[str, object]:
+def required(
+    meaning: str, *, run_of: Sequence[str] = (), why: str = "", unless: str = ""
+) -> dict[str, object]:
     """Return the metadata of a field without default; `meaning` says what it is and how to get one.
 
     Args:
         meaning: completes "<stage> needs <key>=…: ".
         run_of: the value is a run of one of these stages, and what is inherited comes from it.
         why: the reason, where a run of another stage will not do.
+        unless: the key of a part that makes it superfluous, if another one than the default is chosen.
     """
-    return {"required": meaning, "run_of": tuple(run_of), "why": why}
+    return {"required": meaning, "run_of": tuple(run_of), "why": why, "unless": unless}
 
 
 @dataclass(kw_only=True)
@@ -65,21 +69,52 @@ class TeachConfig(SimulatingConfig):
     teacher: Any = field(metadata=part("teacher"))
     num_envs: int = 256  # environments simulated at once
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_trains(self.teacher)
+
+
+def handing_over() -> Schedule:
+    """Return the share of a teacher that acts alone at first, and then less and less."""
+    return Schedule(begin=1.0, end=0.0, after=1, over=11)
+
+
+def falling() -> Schedule:
+    """Return a learning rate that falls to the last round."""
+    return Schedule(begin=2e-3, end=1e-4, shape="cosine")
+
+
+@dataclass(kw_only=True)
+class ActingConfig:
+    """Who acts while the student is taught: 1 = the teacher alone (BC), 0 = the student alone."""
+
+    share: Schedule = field(default_factory=handing_over)  # of the teacher
+    per: str = "episode"  # the share is drawn by episode or by step
+    gap: float = 0.0  # > 0: the student acts only while its action is within this of the teacher's
+    noise: float = 0.0  # standard deviation added to what the teacher sends, not to its labels
+
+    def __post_init__(self) -> None:
+        check(self, "dagger.acting.")
+        self.share.check_range("dagger.acting.share", 0, 1)
+        if self.per not in ("episode", "step"):
+            raise ValueError(f"dagger.acting.per must be episode or step, got {self.per!r}")
+
 
 @dataclass(kw_only=True)
 class DaggerConfig:
     """How a student is distilled: DAgger with an aggregated data set."""
 
+    acting: ActingConfig = field(default_factory=ActingConfig)  # who acts
     rounds: int = 60  # of collecting and fitting, at most
     steps_per_round: int = 16  # control steps of every environment
     gradient_steps: int = 80  # per round
     batch_size: int = 256  # frames
-    learning_rate: float = 2e-3  # of the first round; falls along a cosine
-    learning_rate_end: float = 1e-4  # of the last round
+    sequence: int = 0  # steps learned from in a row; 0 = 1, or 16 for a student that remembers or plans ahead
+    learning_rate: Schedule = field(default_factory=falling)  # of AdamW
     weight_decay: float = 1e-4  # of AdamW
-    capacity: int = 300_000  # frames kept
-    teacher_rounds: int = 2  # rounds in which only the teacher acts
-    mixing_rounds: int = 10  # rounds after those, in which the teacher's share falls to 0
+    capacity: int = 300_000  # frames kept; as many as a round has: on-policy
+    sampling: str = "uniform"  # uniform, or priority: what the student gets wrong and the teacher is sure of
+    priority_power: float = 0.6  # 0 = uniform, 1 = in proportion
     evaluate_every: int = 5  # rounds
     evaluate_episodes: int = 128  # of the validation stream
     stop_retention: float = 0.98  # stop at this share of the teacher's success
@@ -92,9 +127,12 @@ class DaggerConfig:
             raise ValueError(f"dagger.stop_retention must be in [0, 1], got {self.stop_retention}")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"dagger.validation_share must be in [0, 1), got {self.validation_share}")
-        if not 0 < self.learning_rate_end <= self.learning_rate:
-            rates = f"{self.learning_rate}, {self.learning_rate_end}"
-            raise ValueError(f"dagger needs learning_rate >= learning_rate_end > 0, got {rates}")
+        if self.sampling not in ("uniform", "priority"):
+            raise ValueError(f"dagger.sampling must be uniform or priority, got {self.sampling!r}")
+        if self.sequence and self.steps_per_round % self.sequence:
+            steps = f"dagger.steps_per_round={self.steps_per_round}"
+            raise ValueError(f"dagger.sequence must divide {steps}, or steps are lost; got {self.sequence}")
+        self.learning_rate.check_range("dagger.learning_rate", 1e-12, math.inf)
 
 
 @dataclass(kw_only=True)
@@ -102,16 +140,22 @@ class DistillConfig(SimulatingConfig):
     """Distil a teacher into a student that sees."""
 
     parent: str = field(
-        metadata=required("the run of a teacher; `robokd teach task=…` makes one", run_of=("teach",))
-    )
+        default="",
+        metadata=required(
+            "the run of a teacher; `robokd teach task=…` makes one, or choose teacher=…", run_of=("teach",),
+            unless="teacher",
+        ),
+    )  # fmt: skip
     checkpoint: str = "best"  # of the parent: best or last
     task: Any = field(metadata=part("task", inherit=True, fixed=True))
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer"))
     corrupt: Any = field(metadata=part("corrupt"))
+    teacher: Any = field(metadata=part("teacher"))
     student: Any = field(metadata=part("student"))
     loss: dict[str, Any] = field(default_factory=dict, metadata=part("loss"))
-    cameras: tuple[str, ...] = ("front",)  # the student's eyes, by name
+    cameras: tuple[str, ...] = ("front",)  # the student's eyes, by name; [] = it is blind
+    groups: tuple[str, ...] = ("proprio",)  # what else it sees, of what a robot has
     dagger: DaggerConfig = field(default_factory=DaggerConfig)
     num_envs: int = 256  # environments simulated at once
 
@@ -119,6 +163,22 @@ class DistillConfig(SimulatingConfig):
         super().__post_init__()
         if not self.loss:
             raise ValueError("loss must name at least one loss, got none")
+        if self.teacher.name == "parent":
+            return
+        if self.parent:
+            raise ValueError(f"parent={self.parent} and teacher={self.teacher.name}: only one can teach")
+        if not hasattr(self.teacher, "open"):
+            how = f"`robokd teach teacher={self.teacher.name}` and then parent=<its run>"
+            raise ValueError(f"teacher={self.teacher.name} is trained before it labels: {how}")
+
+
+@dataclass(kw_only=True)
+class DoctorConfig(DistillConfig):
+    """Say before a distillation why it would fail; every key of distill, and its own."""
+
+    frames: int = 4096  # of the probe, that a student is fitted to for a short while
+    episodes: int = 64  # of the validation stream, that the teacher is tried on
+    out: str = ""  # JSON report to write; empty = print only
 
 
 @dataclass(kw_only=True)
@@ -142,6 +202,7 @@ class RefineConfig(SimulatingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_trains(self.teacher)
         if not 0 < self.residual_scale <= 1:
             raise ValueError(f"residual_scale must be in (0, 1], got {self.residual_scale}")
 
@@ -275,6 +336,7 @@ class PipelineConfig:
 SCHEMAS: dict[str, type] = {
     "teach": TeachConfig,
     "distill": DistillConfig,
+    "doctor": DoctorConfig,
     "refine": RefineConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
@@ -291,6 +353,12 @@ LINEAGE = {"distill": "teach", "refine": "distill", "evaluate": "distill", "expo
 SHARED = ("task", "sim", "seed", "num_envs", "device", "threads", "runs", "plugins")
 
 
+def check_trains(teacher: Any) -> None:  # noqa: ANN401  (any registered teacher)
+    """Raise ValueError for a teacher that only labels."""
+    if not hasattr(teacher, "algorithm"):
+        raise ValueError(f"teacher={teacher.name} cannot be trained; it is for distill. teacher=ppo can")
+
+
 def check(config: Any, prefix: str = "") -> None:  # noqa: ANN401  (any of the schemas)
     """Raise ValueError for a value that no stage can work with, naming the key."""
     lowest = {
@@ -298,8 +366,7 @@ def check(config: Any, prefix: str = "") -> None:  # noqa: ANN401  (any of the s
         "threads": 0,
         "duration_s": 0,
         "weight_decay": 0,
-        "teacher_rounds": 0,
-        "mixing_rounds": 0,
+        "sequence": 0,
     }
     for key, value in vars(config).items():
         if type(value) in (int, float) and not value >= (

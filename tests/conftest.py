@@ -16,7 +16,7 @@ TINY = {
     "distill": [
         "num_envs=16", "dagger.rounds=4", "dagger.steps_per_round=4", "dagger.gradient_steps=2",
         "dagger.batch_size=16", "dagger.evaluate_every=2", "dagger.evaluate_episodes=8",
-        "dagger.checkpoint_every=1", "dagger.teacher_rounds=1", "dagger.mixing_rounds=2",
+        "dagger.checkpoint_every=1", "dagger.acting.share.after=0", "dagger.acting.share.over=3",
         "student.channels=[4,4]", "student.keypoints=4",
     ],
     "refine": [

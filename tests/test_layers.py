@@ -19,10 +19,10 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 GROUND = {
     "specs", "draws", "geometry", "intervals", "registry", "run", "progress", "events", "schemas", "files",
-    "memory", "cores",
+    "memory", "cores", "schedule",
 }  # fmt: skip
 ROBOT = {"specs", "geometry", "intervals", "registry", "run", "files", "memory"}
-NEUTRAL = {"specs", "draws", "geometry", "registry"}
+NEUTRAL = {"specs", "draws", "geometry", "registry", "schedule"}
 CONFIG = {"config", "schemas", "overrides"}
 PARTS = {"teachers", "students", "losses", "curricula"}
 LEARNING = {*GROUND, *CONFIG, "sim", "vision", "env", "nets", *PARTS, "learn", "evaluate"}
@@ -30,8 +30,8 @@ LEARNING = {*GROUND, *CONFIG, "sim", "vision", "env", "nets", *PARTS, "learn", "
 MAY_IMPORT = {
     **{part: set() for part in GROUND},
     "run": {"events", "files", "memory"},
-    "schemas": {"cores"},
-    "overrides": {"registry"},
+    "schemas": {"cores", "schedule"},
+    "overrides": {"registry", "schedule"},
     "config": {"registry", "specs", "schemas", "overrides"},
     "sim": NEUTRAL,
     "vision": {*NEUTRAL, "cores"},
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "sim2real.mujoco_host": {"env", "sim", "vision", "sim2real", *NEUTRAL, "files", "memory", *CONFIG},
     "configs": set(),
     "pipeline": LEARNING | {"export", "sim2real.safety", "report"},
-    "manual": {"registry", *CONFIG},
+    "manual": {"registry", "schedule", *CONFIG},
     "cli": {"registry", "run", "manual", *CONFIG},  # the rest by name
     "__main__": {"cli"},
 }

@@ -17,7 +17,7 @@ from torch import Tensor
 from robokd import UserError
 from robokd.config import load
 from robokd.env.base import VecEnv, check_contract, contract
-from robokd.learn.dagger import build_student, load_student, student_inputs
+from robokd.learn.pupil import build_student, load_student, student_inputs
 from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.learn.teach import optimise

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from robokd import registry
+from robokd import UserError, registry
 from robokd.config import compose, dump, load
 
 PARTS = [(kind, name) for kind in registry.kinds() for name in registry.names(kind)]
@@ -18,8 +18,10 @@ EXPERIMENTS = sorted(
 def test_a_part_has_working_defaults_a_build_and_one_line_of_help(kind, name):
     part = registry.find(kind, name)
     assert (part.kind, part.name) == (kind, name)
-    # a corruption is data that travels in a bundle: nothing is built from it
-    assert kind == "corrupt" or callable(part().build)
+    # a corruption is data that travels in a bundle, the policy of a parent run is read by the stage; teachers
+    # that are not trained are opened
+    if kind != "corrupt" and (kind, name) != ("teacher", "parent"):
+        assert callable(getattr(part(), "build", None) or part().open)
     assert part.__doc__
     assert not part.__doc__.startswith(part.__name__), (
         "the docstring's first line is what `robokd list` shows"
@@ -39,8 +41,12 @@ def test_a_task_composes_to_its_own_type_through_the_whole_chain(task):
 @pytest.mark.parametrize(("key", "kind"), [("sim", "sim"), ("teacher", "teacher")])
 def test_every_part_that_teaching_takes_composes_to_its_own_type(task, key, kind):
     for name in registry.names(kind):
-        made = compose("teach", [f"task={task}", f"{key}={name}"])
-        assert type(getattr(made, key)) is registry.find(kind, name)
+        words = [f"task={task}", f"{key}={name}"]
+        if kind == "teacher" and not hasattr(registry.find(kind, name), "algorithm"):
+            with pytest.raises(UserError, match=f"teacher={name} cannot be trained; it is for distill"):
+                compose("teach", words)
+        else:
+            assert type(getattr(compose("teach", words), key)) is registry.find(kind, name)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -51,6 +57,20 @@ def test_every_part_that_distilling_takes_composes_to_its_own_type(task, kind):
         made = compose("distill", ["parent=p", f"{kind}={name}"], teach)
         found = made.loss[name] if kind == "loss" else getattr(made, kind)
         assert type(found) is registry.find(kind, name)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", registry.names("teacher"))
+def test_every_teacher_that_is_opened_teaches_without_a_parent(task, name):
+    if hasattr(registry.find("teacher", name), "open"):
+        made = compose("distill", [f"task={task}", f"teacher={name}"])
+        assert type(made.teacher) is registry.find("teacher", name)
+        assert load("distill", dump(made)) == made
+        with pytest.raises(UserError, match=f"parent=p and teacher={name}: only one can teach"):
+            compose("distill", [f"task={task}", f"teacher={name}", "parent=p"])
+    elif name != "parent":
+        with pytest.raises(UserError, match=f"teacher={name} is trained before it labels"):
+            compose("distill", [f"task={task}", f"teacher={name}"])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -61,6 +61,24 @@ class TeacherCfg:
     hidden: tuple[int, ...] = (256, 128)
     path: str = ""  # of a file
 
+    def algorithm(self) -> None:
+        """It can be trained."""
+
+
+@dataclass(kw_only=True)
+class ParentCfg:
+    """The policy of the parent."""
+
+
+@dataclass(kw_only=True)
+class FileCfg:
+    """A teacher that is opened."""
+
+    path: str = ""  # of a file
+
+    def open(self) -> None:
+        """It labels."""
+
 
 @dataclass(kw_only=True)
 class LossCfg:
@@ -122,6 +140,8 @@ def parts(
         ("renderer", "raster", SimCfg),
         ("corrupt", "clean", SimCfg),
         ("teacher", "ppo", TeacherCfg),
+        ("teacher", "parent", ParentCfg),
+        ("teacher", "onnx", FileCfg),
         ("student", "cnn", TeacherCfg),
         ("loss", "action_huber", LossCfg),
         ("loss", "estimate", LossCfg),

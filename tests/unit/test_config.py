@@ -139,9 +139,27 @@ def test_a_mistake_is_one_line_that_names_key_value_and_what_exists(words, messa
     assert refused("teach", *words).startswith(message)
 
 
+def test_a_teacher_that_is_opened_makes_the_parent_superfluous():
+    made = compose("distill", ["task=hop", "teacher=onnx", "teacher.path=a.onnx"])
+    assert (made.parent, made.teacher.path) == ("", "a.onnx")
+    assert load("distill", dump(made)) == made
+    with pytest.raises(UserError, match=r"^distill needs task=<name>. Known: hop, skip$"):
+        compose("distill", ["teacher=onnx"])
+
+
+def test_one_number_is_a_schedule_that_stays_there():
+    made = composed("distill", "dagger.acting.share=0.5", "dagger.learning_rate=1e-3")
+    share = made.dagger.acting.share
+    assert [share.value(n, [], 9) for n in (0, 5, 8)] == [0.5] * 3
+    assert made.dagger.learning_rate.value(3, [], 9) == 1e-3
+    assert load("distill", dump(made)) == made
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["teacher=onnx"], "parent=p and teacher=onnx: only one can teach"),
+        (["teacher=ppo", "parent="], "teacher=ppo is trained before it labels"),
         (["loss=[]"], "loss must name at least one loss, got none"),
         (["loss=[huber]"], "no loss named 'huber'. Known: action_huber, estimate, latent"),
         (["loss.latent.weight=2"], "loss has no key 'latent'. Keys: action_huber, estimate"),
@@ -150,7 +168,13 @@ def test_a_mistake_is_one_line_that_names_key_value_and_what_exists(words, messa
         (["checkpoint=newest"], "checkpoint must be best or last, got 'newest'"),
         (["dagger.rounds=0"], "dagger.rounds must be >= 1, got 0"),
         (["dagger.stop_retention=2"], "dagger.stop_retention must be in [0, 1], got 2"),
-        (["dagger.learning_rate=1e-9"], "dagger needs learning_rate >= learning_rate_end > 0"),
+        (["dagger.learning_rate=0"], "dagger.learning_rate must stay >= 1e-12, got 0 to 0"),
+        (["dagger.acting.share=1.5"], "dagger.acting.share must stay in [0, 1], got 1.5 to 1.5"),
+        (["dagger.acting.share=fast"], "dagger.acting.share holds keys: set dagger.acting.share.<key>=…"),
+        (["dagger.acting.share.shape=step"], "dagger.acting.share: a schedule's shape is one of linear,"),
+        (["dagger.acting.per=day"], "dagger.acting.per must be episode or step, got 'day'"),
+        (["dagger.sequence=5"], "dagger.sequence must divide dagger.steps_per_round=16, or steps are lost"),
+        (["dagger.sampling=best"], "dagger.sampling must be uniform or priority, got 'best'"),
     ],
 )
 def test_a_mistake_in_distilling_is_one_line(words, message):
@@ -205,8 +229,8 @@ def test_loading_refuses_what_is_unknown_missing_or_of_a_wrong_type():
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             load("teach", data | change)
-    with pytest.raises(UserError, match="parent is missing"):
-        load("distill", {"task": "hop"})
+    with pytest.raises(UserError, match="run is missing"):
+        load("evaluate", {"task": "hop"})
     with pytest.raises(UserError, match="no stage named 'tech'"):
         load("tech", data)
     with pytest.raises(UserError, match="a saved pipeline has the keys teach, distill"):

@@ -11,6 +11,8 @@ from robokd import UserError
 from robokd.cli import main
 from robokd.config import compose
 from robokd.learn import dagger
+from robokd.learn.dataset import EPISODE, LABEL
+from robokd.learn.pupil import build_student
 from robokd.learn.residual import ResidualEnv
 from robokd.learn.rollout import rollout
 from robokd.learn.teach import load_teacher
@@ -18,6 +20,7 @@ from robokd.nets.residual import RefinedPolicy, zero_last_layer
 from robokd.nets.residual import compose as compose_actions
 from robokd.run import Run
 from robokd.students.base import StudentOutput, StudentPolicy
+from robokd.teachers.base import TeacherOutput
 from robokd.teachers.ppo import PpoCfg
 
 
@@ -32,32 +35,44 @@ def engine(chain, make_env, tmp_path):
     env = make_env(6, ("proprio", "front", "privileged"), stream="train", horizon_s=0.2, hold_s=0.1)
     teacher = load_teacher(Run.open(chain["teach"]), "best", env)
     run = Run.create(tmp_path, task="reach", stage="distill", config={}, seed=0)
-    return dagger.Dagger(config, env, dagger.build_student(config, env), teacher, run)
+    return dagger.Dagger(config, env, build_student(config, env), teacher, run)
 
 
 def test_1_student_changes_and_teacher_does_not(engine):
     teacher, before = engine.teacher.sha256(), [value.clone() for value in engine.student.parameters()]
-    engine._collect(0, 0.5)
+    engine._collect(0.5)
     engine._fit(0, 1e-3)
     assert engine.teacher.sha256() == teacher
     assert any(not torch.equal(a, b) for a, b in zip(before, engine.student.parameters(), strict=True))
 
 
+class Echo:
+    """A teacher that answers with what it sees."""
+
+    inputs, offers = ("proprio",), frozenset()
+
+    def label(self, obs):
+        return TeacherOutput(action=torch.tanh(obs["proprio"][:, :7]))
+
+    def reset(self, mask):
+        """Nothing is remembered."""
+
+
 def test_3_every_label_belongs_to_the_observation_before_its_step(engine):
-    # a teacher that answers with what it sees: the label of row t must be f(observation t), even after resets
-    engine.teacher = type("Echo", (), {"act": lambda self, obs: torch.tanh(obs["proprio"][:, :7])})()
-    for number in range(4):
-        engine._collect(number, 0.5)
-    rows = engine.buffer.rows(torch.arange(len(engine.buffer)))
-    assert len(set(rows[dagger.EPISODE].tolist())) > 6  # resets did happen
-    assert torch.equal(rows[dagger.LABEL], torch.tanh(rows["proprio"][:, :7]))
+    # the label of row t must be f(observation t), even after resets
+    engine.teacher = Echo()
+    for _ in range(4):
+        engine._collect(0.5)
+    rows = engine.data.buffer.rows(torch.arange(len(engine.data.buffer)))
+    assert len(set(rows[EPISODE].flatten().tolist())) > 6  # resets did happen
+    assert torch.equal(rows[LABEL], torch.tanh(rows["proprio"][..., :7]))
 
 
 def test_3_the_episode_column_names_the_episode_that_the_row_shows(engine):
-    engine._collect(0, 1.0)
-    rows = engine.buffer.rows(torch.arange(len(engine.buffer)))
-    for episode in set(rows[dagger.EPISODE].tolist()):
-        goals = rows["goal_position"][rows[dagger.EPISODE] == episode]
+    engine._collect(1.0)
+    rows = engine.data.buffer.rows(torch.arange(len(engine.data.buffer)))
+    for episode in set(rows[EPISODE].flatten().tolist()):
+        goals = rows["goal_position"][rows[EPISODE] == episode]
         assert (goals == goals[0]).all()
 
 
@@ -68,7 +83,7 @@ def _student(make_env, env):
         {"task": {"part": "reach"}, "sim": {"part": "mujoco"}},
     )
     torch.manual_seed(1)
-    return dagger.build_student(config, env).eval().requires_grad_(False)
+    return build_student(config, env).eval().requires_grad_(False)
 
 
 def _actor(env, student, groups=("features", "proprio", "base_action")):
@@ -109,7 +124,7 @@ def test_7_only_cameras_can_be_a_student_s_eyes(make_env, group):
         "distill", ["parent=x", f"cameras=[{group}]"], {"task": {"part": "reach"}, "sim": {"part": "mujoco"}}
     )
     with pytest.raises(UserError, match=f"no camera named '{group}'. Known: front, wrist, outside"):
-        dagger.build_student(config, env)
+        build_student(config, env)
 
 
 @pytest.mark.parametrize("group", ["privileged", "physics", "front", "nothing"])
@@ -171,7 +186,7 @@ def test_8_truncation_bootstraps_and_termination_does_not(make_env, succeeds):
 class Counter(nn.Module):
     """A recurrent student for the test: its action is the number of steps since its state was reset."""
 
-    inputs, targets, feature_size = ("proprio",), {}, 1
+    inputs, targets, feature_size, offers = ("proprio",), {}, 1, frozenset()
 
     def initial_state(self, count):
         return TensorDict({"steps": torch.zeros(count)}, batch_size=[count])
@@ -215,15 +230,15 @@ def test_12_a_replayed_sequence_gives_what_was_said_on_line(make_env):
         state = student.reset(state, done)
 
 
-def test_10_losses_are_linear_in_their_weights(engine):
-    engine._collect(0, 1.0)
-    rows = engine.buffer.rows(torch.arange(8))
-    (huber, one), (estimate, two) = engine.losses.values()
-    loss, terms = engine._loss(rows)
-    engine.losses = {"action_huber": (3 * huber, one), "estimate": (0.5 * estimate, two)}
-    scaled, _ = engine._loss(rows)
+def test_5_losses_are_linear_in_their_weights(engine):
+    engine._collect(1.0)
+    rows = engine.data.buffer.rows(torch.arange(8))
+    valid = torch.ones(8, 1, dtype=torch.bool)
+    loss, terms = engine._loss(rows, valid, {"action_huber": 1.0, "estimate": 1.0})
+    scaled, same = engine._loss(rows, valid, {"action_huber": 3.0, "estimate": 0.5})
     assert torch.allclose(scaled, 3 * terms["action_huber"] + 0.5 * terms["estimate"])
     assert torch.allclose(loss, terms["action_huber"] + terms["estimate"])
+    assert all(torch.equal(terms[name], same[name]) for name in terms)
 
 
 def test_12_a_residual_environment_restored_remembers_as_if_it_had_gone_on(make_env):
@@ -247,6 +262,6 @@ def test_12_a_residual_environment_restored_remembers_as_if_it_had_gone_on(make_
 
 def test_12_a_student_remembers_the_steps_that_the_teacher_drove(engine):
     engine.policy = StudentPolicy(Counter(), 6)
-    engine._collect(0, 1.0)
+    engine._collect(1.0)
     assert (engine.policy.state["steps"] == engine.env.state.step).all()
     assert engine.env.state.step.max() > 0

@@ -1,0 +1,1 @@
+"""Doctor: why a distillation would fail, said before the hours are spent."""

@@ -1,0 +1,143 @@
+"""Fit the student's own architecture to the probe for a short while, and score it on held-out episodes.
+
+    loss = huber(action - label) + mean_k huber(estimate_k - (y_k - mean) / std)
+
+Estimates are standardised here: a metre and a radian count alike, and R^2 does not hang on units.
+Shapes: R rows, T steps, B rows of a batch, A action dimensions, D numbers of a term.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torch.nn import functional
+
+from robokd.doctor.probe import Probe
+from robokd.learn.dataset import FRESH, LABEL, MEMORY
+from robokd.students.base import StudentModule, StudentOutput
+
+GRADIENT_STEPS = 300  # of every fit, whatever the data: what differs is the data alone
+BATCH = 128  # frames
+RATES = 2e-3, 1e-4  # learning rate, first and last: those of the stage
+MAX_GRAD_NORM = 1.0
+DELTA = 0.2  # of the action loss, as in losses.action_huber
+RIDGE = 1e-3  # share of the variance, for columns that are nearly sums of others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How well a fitted student does on held-out steps."""
+
+    frames: int  # that it learned from
+    error: float  # mean |action - label|
+    r2: dict[str, float]  # by term, where the arm is misled; 1 = all is known, 0 = as the mean
+
+
+def trained_rows(probe: Probe, share: float) -> Tensor:
+    """Return the rows (R',) with a step to learn from, of the first `share` of the environments."""
+    return ((~probe.held_out).any(1) & (probe.place < share)).nonzero()[:, 0]
+
+
+def moments(probe: Probe, name: str) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (D,) of a column on the steps that are learned from."""
+    values = probe.rows[name][~probe.held_out]
+    return values.mean(0), values.std(0, unbiased=False).clamp(min=1e-6)
+
+
+def fit(student: StudentModule, probe: Probe, share: float, seed: int) -> Score:
+    """Fit a fresh student to the first `share` of the environments and score it."""
+    training = trained_rows(probe, share)
+    seen = _seen(student, probe.rows[training])
+    student.update_normalizers(seen.flatten(0, 1))
+    scales = {name: moments(probe, name) for name in probe.targets}
+    optimizer = torch.optim.AdamW(list(student.parameters()), lr=RATES[0])
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    count = max(BATCH // probe.held_out.shape[1], 1)
+    student.train()
+    for step in range(GRADIENT_STEPS):
+        falling = (1 + math.cos(math.pi * step / GRADIENT_STEPS)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = RATES[1] + (RATES[0] - RATES[1]) * falling
+        chosen = training[torch.randint(len(training), (count,), generator=generator)]
+        rows = probe.rows[chosen]
+        loss = _loss(_say(student, rows), rows, ~probe.held_out[chosen], scales)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+    student.eval()
+    return _score(student, probe, int((~probe.held_out[training]).sum()), scales)
+
+
+def _loss(
+    said: StudentOutput, rows: TensorDict, valid: Tensor, scales: dict[str, tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Return the loss of rows (B, T) over their valid steps."""
+    each = functional.huber_loss(said.action, rows[LABEL], reduction="none", delta=DELTA).mean(-1) / DELTA
+    for name, (mean, deviation) in scales.items():
+        wanted = (rows[name] - mean) / deviation
+        off = functional.huber_loss(said.estimates[name], wanted, reduction="none").mean(-1)
+        each = each + off / len(scales)
+    return (each * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _score(
+    student: StudentModule, probe: Probe, frames: int, scales: dict[str, tuple[Tensor, Tensor]]
+) -> Score:
+    found = probe.held_out.any(1).nonzero()[:, 0]
+    errors, guesses = [], {name: [] for name in scales}
+    with torch.no_grad():
+        for part in found.split(max(1024 // probe.held_out.shape[1], 1)):
+            rows, held = probe.rows[part], probe.held_out[part]
+            said = _say(student, rows)
+            errors.append((said.action.clip(-1, 1) - rows[LABEL]).abs().mean(-1)[held])
+            for name, (mean, deviation) in scales.items():
+                guesses[name].append(said.estimates[name] * deviation + mean)
+    judged = probe.held_out[found] & probe.misled[found][:, None]
+    r2 = {
+        name: r_squared(torch.cat(guess)[judged], probe.rows[name][found][judged], scales[name][0])
+        for name, guess in guesses.items()
+    }
+    return Score(frames=frames, error=torch.cat(errors).mean().item(), r2=r2)
+
+
+def r_squared(guess: Tensor, truth: Tensor, mean: Tensor) -> float:
+    """Return 1 - sum (y - guess)^2 / sum (y - mean)^2 of (M, D), `mean` that of what was learned from."""
+    rest = (truth - mean).square().sum()
+    return (1 - (truth - guess).square().sum() / rest.clamp(min=1e-12)).item()
+
+
+def linear_r2(probe: Probe, groups: Sequence[str]) -> dict[str, float]:
+    """Return the R^2 of ridge regression from the 1-D groups alone, by term: what needs no pictures."""
+    if not groups:
+        return dict.fromkeys(probe.targets, 0.0)
+    known = torch.cat([probe.rows[name] for name in groups], -1).double()
+    free, judged = ~probe.held_out, probe.held_out & probe.misled[:, None]
+    mean, deviation = known[free].mean(0), known[free].std(0, unbiased=False).clamp(min=1e-6)
+    x = (known - mean) / deviation
+    gram = x[free].T @ x[free]
+    gram += RIDGE * len(x[free]) * torch.eye(x.shape[-1], dtype=torch.float64)
+    found = {}
+    for name in probe.targets:
+        y = probe.rows[name].double()
+        center = y[free].mean(0)
+        weights = torch.linalg.solve(gram, x[free].T @ (y[free] - center))
+        found[name] = r_squared(x[judged] @ weights + center, y[judged], center)
+    return found
+
+
+def _seen(student: StudentModule, rows: TensorDict) -> TensorDict:
+    fields = {name: rows[name] for name in student.inputs}
+    return TensorDict(fields, batch_size=rows[FRESH].shape)
+
+
+def _say(student: StudentModule, rows: TensorDict) -> StudentOutput:
+    """Return what the student says of rows (B, T)."""
+    memory = {name.removeprefix(MEMORY): value for name, value in rows.items() if name.startswith(MEMORY)}
+    state = TensorDict(memory, batch_size=[len(rows)])
+    return student.sequence(_seen(student, rows), state, rows[FRESH])

@@ -1,0 +1,122 @@
+"""The data set of a distillation: sequences of steps on disk, which are held out, which are drawn.
+
+Shapes: N environments, R rows, B rows of a batch, T steps of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd import UserError
+from robokd.learn.buffer import Buffer, columns_of, planned_bytes
+from robokd.learn.priorities import Priorities
+
+if TYPE_CHECKING:
+    from robokd.config import DaggerConfig
+    from robokd.draws import Draws
+
+# columns beside the student's groups and the privileged terms
+LABEL = "label"  # the teacher's actions; what else it says: label.<field>
+EPISODE = "episode"  # number of the episode: held-out steps are whole episodes
+FRESH = "fresh"  # whether a step begins an episode
+MEMORY = "memory."  # before the name of a part of the student's state, which is that before the first step
+_HELD_OUT_FRAMES = 2048  # of the validation loss, the newest
+
+
+def rows_of(steps: Sequence[TensorDict], memories: Sequence[TensorDict], length: int) -> TensorDict:
+    """Return steps (N, ...), in the order of time, as rows (R, T, ...), and the memory before each, (R, ...).
+
+    `memories` are those before every step whose number `length` divides; it divides the number of steps.
+    """
+    parts = []
+    for index, memory in enumerate(memories):
+        inside = steps[index * length : (index + 1) * length]
+        fields = {name: torch.stack([step[name] for step in inside], 1) for name in inside[0].keys()}  # noqa: SIM118
+        fields |= {MEMORY + name: value for name, value in memory.items()}
+        parts.append(fields)
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return TensorDict(joined, batch_size=[len(joined[LABEL])])
+
+
+class DataSet:
+    """A ring of rows, all of which the last checkpoint counts on are kept."""
+
+    def __init__(self, settings: DaggerConfig, draws: Draws, num_envs: int, length: int) -> None:
+        """`length` is T, the steps of a row; nothing is allocated before `open`."""
+        self.settings, self.length, self._draws = settings, length, draws
+        per_round = num_envs * settings.steps_per_round // length
+        self._slack = settings.checkpoint_every * per_round
+        self._capacity = max(min(settings.capacity // length, settings.rounds * per_round), 1)
+        self.priorities: Priorities | None = None
+        self._buffer: Buffer | None = None
+        self.bytes = 0  # on disk
+
+    def open(self, folder: Path, like: TensorDict, written: int = 0) -> None:
+        """Allocate for rows like these, said in bytes; `written` rows of an earlier process are kept."""
+        columns = columns_of(like)
+        self.bytes = planned_bytes(columns, self._capacity + self._slack)
+        groups = ", ".join(f"{name} {column.row_bytes} B" for name, column in columns.items())
+        each = f"rows of {self.length} steps:" if self.length > 1 else "rows of"
+        print(f"buffer: {self._capacity:,} {each} {groups}: {self.bytes / 1e6:,.0f} MB on disk", flush=True)
+        self._buffer = Buffer(folder, columns, self._capacity, self._slack, written)
+        if self.settings.sampling == "priority":
+            self.priorities = Priorities(self._capacity + self._slack)
+
+    @property
+    def buffer(self) -> Buffer:
+        """The rows; `open` comes first."""
+        assert self._buffer is not None, "the data set is not open"
+        return self._buffer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is room for rows."""
+        return self._buffer is not None
+
+    def add(self, rows: TensorDict) -> None:
+        """Append rows (R, ...)."""
+        if self.priorities is not None:
+            self.priorities.add(self.buffer.written, len(rows))
+        self.buffer.add(rows)
+
+    def is_held_out(self, rows: TensorDict) -> Tensor:
+        """Return which steps (B, T) are never learned from."""
+        return self._held_out(rows[EPISODE])
+
+    def training(self) -> Tensor:
+        """Return the rows, by age, with a step to learn from; raises UserError if there is none."""
+        episodes = torch.from_numpy(self.buffer.column(EPISODE))
+        found = (~self._held_out(episodes)).any(1).nonzero()[:, 0]
+        if not len(found):
+            share = f"dagger.validation_share={self.settings.validation_share:g}"
+            frames = len(self.buffer) * self.length
+            raise UserError(f"{share} leaves none of the {frames} frames to learn from")
+        return found
+
+    def held_out(self) -> Tensor:
+        """Return the newest rows, by age, with a step that is never learned from."""
+        episodes = torch.from_numpy(self.buffer.column(EPISODE))
+        return self._held_out(episodes).any(1).nonzero()[:, 0][-_HELD_OUT_FRAMES // self.length :]
+
+    def draw(self, training: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the rows (B,) of a batch, by age, with replacement."""
+        count = max(self.settings.batch_size // self.length, 1)
+        if self.priorities is None:
+            return training[torch.randint(len(training), (count,), generator=generator)]
+        numbers = self.buffer.written - len(self.buffer) + training
+        return training[self.priorities.draw(numbers, count, self.settings.priority_power, generator)]
+
+    def weigh(self, chosen: Tensor, weights: Tensor) -> None:
+        """Note the priorities (B,) of rows that were learned from."""
+        if self.priorities is not None:
+            self.priorities.update(self.buffer.written - len(self.buffer) + chosen, weights)
+
+    def _held_out(self, episodes: Tensor) -> Tensor:
+        share = self._draws.uniform("validation_share", episodes.flatten(), 0, 1)[:, 0]
+        return (share < self.settings.validation_share).view(episodes.shape)

@@ -1,0 +1,44 @@
+"""Which rows of a data set are learned from more often: where the student needs it and the teacher knows.
+
+Source: resampling by the student's error (Chen et al. 2019, Learning by cheating, sec. 4.2); new rows come
+first, as in prioritised replay (Schaul et al. 2016). Shapes: B sequences, T steps, A action dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Priorities:
+    """A weight for each row of a ring of `capacity` rows, by how many were written before it."""
+
+    def __init__(self, capacity: int) -> None:
+        self.values = torch.zeros(capacity)
+
+    def add(self, first: int, count: int) -> None:
+        """Give new rows the greatest weight there is."""
+        slots = torch.arange(first, first + count) % len(self.values)
+        self.values[slots] = self.values.max().clamp(min=1e-3)
+
+    def draw(self, rows: Tensor, count: int, power: float, generator: torch.Generator) -> Tensor:
+        """Return places (count,) in `rows`, drawn in proportion to weight ** power, with replacement."""
+        chances = self.values[rows % len(self.values)].double() ** power
+        # inverse of the cumulative sum: torch.multinomial takes no more than 2^24 rows
+        ends = chances.cumsum(0)
+        drawn = torch.rand(count, dtype=torch.float64, generator=generator) * ends[-1]
+        return torch.searchsorted(ends, drawn, right=True).clamp(max=len(rows) - 1)
+
+    def update(self, rows: Tensor, weights: Tensor) -> None:
+        """Note the weights of rows that were learned from."""
+        self.values[rows % len(self.values)] = weights.clamp(min=1e-6)
+
+
+def priority(said: Tensor, label: Tensor, log_std: Tensor | None) -> Tensor:
+    """Return need times reliability, (B,).
+
+    Need: the mean distance of the student's actions (B, T, A) to the labels. Reliability: exp(-sigma) with
+    the mean standard deviation of the teacher, 1 where it tells none.
+    """
+    need = (said - label).abs().mean((-2, -1))
+    return need if log_std is None else need * torch.exp(-log_std.exp().mean((-2, -1)))

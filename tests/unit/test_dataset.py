@@ -1,0 +1,125 @@
+"""The data set of a distillation: rows of steps in the order of time, priorities, held-out episodes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from robokd import UserError
+from robokd.draws import Draws
+from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY, DataSet, rows_of
+from robokd.learn.priorities import Priorities, priority
+from robokd.schemas import DaggerConfig
+
+ENVS = 3
+
+
+def steps_of(first: int, count: int) -> list[TensorDict]:
+    """Steps whose label says (time, environment); an episode of environment e lasts 4 + e steps."""
+    found = []
+    for time in range(first, first + count):
+        env = torch.arange(ENVS)
+        label = torch.stack([torch.full((ENVS,), float(time)), env.float()], -1)
+        length = 4 + env
+        fields = {LABEL: label, EPISODE: 10 * env + time // length, FRESH: time % length == 0}
+        found.append(TensorDict(fields, batch_size=[ENVS]))
+    return found
+
+
+def memories_of(first: int, count: int, length: int) -> list[TensorDict]:
+    times = range(first, first + count, length)
+    return [TensorDict({"h": torch.full((ENVS, 2), float(time))}, batch_size=[ENVS]) for time in times]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([1, 2, 4]), st.integers(1, 5))
+def test_every_step_of_every_environment_stands_in_one_row_in_the_order_of_time(length, count):
+    rows = rows_of(steps_of(0, count * length), memories_of(0, count * length, length), length)
+    assert rows[LABEL].shape == (count * ENVS, length, 2)
+    time, env = rows[LABEL].unbind(-1)
+    assert (time[:, 1:] == time[:, :-1] + 1).all()
+    assert (env == env[:, :1]).all()
+    assert len({(t, e) for t, e in rows[LABEL].flatten(0, 1).tolist()}) == count * length * ENVS
+    assert torch.equal(rows[MEMORY + "h"][:, 0], time[:, 0])  # the memory is that before the first step
+
+
+def open_set(tmp_path, length=1, rounds=20, **changes) -> DataSet:
+    data = DataSet(
+        DaggerConfig(steps_per_round=4, rounds=rounds, checkpoint_every=1, sequence=length, **changes),
+        Draws(0, "train"), ENVS, length,
+    )  # fmt: skip
+    data.open(tmp_path, rows_of(steps_of(0, 4), memories_of(0, 4, length), length))
+    return data
+
+
+def fill(data: DataSet, rounds: int) -> None:
+    for number in range(rounds):
+        steps, memories = steps_of(4 * number, 4), memories_of(4 * number, 4, data.length)
+        data.add(rows_of(steps, memories, data.length))
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_held_out_episodes_are_whole_and_never_learned_from(tmp_path, length, capsys):
+    data = open_set(tmp_path, length, validation_share=0.3)
+    fill(data, 20)
+    rows = data.buffer.rows(torch.arange(len(data.buffer)))
+    held = data.is_held_out(rows)
+    assert 0 < held.float().mean() < 1
+    inside, outside = set(rows[EPISODE][held].tolist()), set(rows[EPISODE][~held].tolist())
+    assert not inside & outside
+    training = data.training()
+    assert (~held[training]).any(1).all()
+    assert set(rows[EPISODE][data.held_out()][held[data.held_out()]].tolist()) <= inside
+
+
+def test_all_held_out_is_refused(tmp_path, capsys):
+    data = open_set(tmp_path, validation_share=0.999)
+    fill(data, 1)
+    with pytest.raises(UserError, match=r"validation_share=0.999 leaves none of the 12 frames to learn from"):
+        data.training()
+
+
+def test_as_many_frames_as_a_round_has_are_on_policy(tmp_path, capsys):
+    data = open_set(tmp_path, capacity=4 * ENVS)
+    fill(data, 5)
+    assert data.buffer.rows(torch.arange(len(data.buffer)))[LABEL][..., 0].min() == 16
+
+
+def test_a_batch_counts_frames_and_not_rows(tmp_path, capsys):
+    data = open_set(tmp_path, 4, batch_size=32)
+    fill(data, 3)
+    assert len(data.draw(data.training(), torch.Generator())) == 8
+
+
+def test_priorities_are_drawn_in_proportion(tmp_path, capsys):
+    data = open_set(tmp_path, sampling="priority", priority_power=1.0, validation_share=0.0)
+    fill(data, 2)
+    training = data.training()
+    weights = torch.arange(len(training)).float() + 1
+    data.weigh(training, weights)
+    drawn = torch.cat([data.draw(training, torch.Generator().manual_seed(k)) for k in range(400)])
+    share = torch.bincount(drawn, minlength=len(training)) / len(drawn)
+    assert torch.allclose(share, weights / weights.sum(), atol=0.004)
+
+
+def test_new_rows_come_with_the_greatest_priority_and_a_ring_forgets_the_oldest():
+    known = Priorities(4)
+    known.add(0, 3)
+    known.update(torch.tensor([0, 1, 2]), torch.tensor([0.2, 5.0, 0.1]))
+    known.add(3, 2)  # row 4 takes the place of row 0
+    assert known.values.tolist() == pytest.approx([5.0, 5.0, 0.1, 5.0])
+
+
+def test_a_row_counts_where_the_student_needs_it_and_the_teacher_is_sure():
+    label = torch.zeros(3, 2, 4)
+    said = label.clone()
+    said[1:] += 0.5
+    log_std = torch.full((3, 2, 4), -3.0)
+    log_std[2] = 0.5
+    needed, sure, unsure = priority(said, label, log_std).tolist()
+    assert needed == 0
+    assert sure > 2 * unsure > 0
+    assert priority(said, label, None)[1] == pytest.approx(0.5)
