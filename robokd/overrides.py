@@ -168,6 +168,8 @@ def _choose(
             raise UserError(f"{one}: expected {what}, got {one.value!r}")
         for name in names:
             registry.find(kind, name)
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"{one} names {twice[0]!r} twice")
         chosen[one.key] = names
     return chosen
 

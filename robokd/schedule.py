@@ -23,8 +23,8 @@ class Schedule:
     Source of the shapes for who acts: Ross et al. (2011), sec. 3.
     """
 
-    begin: float = 1.0
-    end: float = 1.0
+    begin: float = 1.0  # the first value
+    end: float = 1.0  # the last
     shape: str = "linear"  # linear, cosine or exponential
     after: int = 0  # rounds at `begin`
     over: int = 0  # rounds from `begin` to `end`; 0 = all that are left
@@ -40,6 +40,8 @@ class Schedule:
             raise ValueError(f"a schedule's after and over must be >= 0, got {self.after} and {self.over}")
         if not 0 < self.rate < 1:
             raise ValueError(f"a schedule's rate must be in (0, 1), got {self.rate}")
+        if self.above and not self.over:
+            raise ValueError("a schedule with above counts validations: over must say how many, got 0")
         if not 0 <= self.above <= 1:
             raise ValueError(f"a schedule's above must be in [0, 1], got {self.above}")
 

@@ -16,6 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+FARTHEST_M = 65504.0  # what a float16 can say
 ROLES = ("proprio", "history", "camera", "privileged")
 # encoding -> numpy type and channels of a pixel; see vision/encode.py for what the numbers mean
 ENCODINGS = {
@@ -87,10 +88,15 @@ class CameraSpec:
         if self.encoding not in ENCODINGS:
             known = ", ".join(ENCODINGS)
             raise ValueError(f"camera {self.name}: no encoding named {self.encoding!r}. Known: {known}")
-        if not 0 <= self.near_m < self.far_m:
-            raise ValueError(f"camera {self.name}: need 0 <= near < far, got {self.near_m}, {self.far_m}")
-        if min(self.width, self.height) < 1:
-            raise ValueError(f"camera {self.name}: size must be >= 1 pixel, got {self.width}x{self.height}")
+        if not 0 <= self.near_m < self.far_m < FARTHEST_M:
+            wanted = f"need 0 <= near < far < {FARTHEST_M:g} m"
+            raise ValueError(f"camera {self.name}: {wanted}, got {self.near_m}, {self.far_m}")
+        for pixels in (self.width, self.height):
+            if not isinstance(pixels, int) or pixels < 1:
+                got = f"{self.width}x{self.height}"
+                raise ValueError(f"camera {self.name}: its size must be whole pixels, >= 1, got {got}")
+        if not 0 < self.fovy_deg < 180:
+            raise ValueError(f"camera {self.name}: fovy_deg must be in (0, 180), got {self.fovy_deg}")
 
     @property
     def dtype(self) -> type:

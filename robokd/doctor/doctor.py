@@ -21,7 +21,7 @@ from robokd.draws import Draws
 from robokd.env.base import TaskEnv
 from robokd.files import to_json, writable, write_atomic
 from robokd.learn.dagger import latent_size
-from robokd.learn.dataset import LABEL
+from robokd.learn.dataset import EPISODE, LABEL
 from robokd.learn.instructor import open_teacher, teacher_inputs
 from robokd.learn.objective import Objective
 from robokd.learn.pupil import build_student
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from robokd.run import Run
     from robokd.teachers.base import Teacher
 
+TIMED_ENVS = 1024  # at most, in the round that is timed; of more, the cost is taken to be in proportion
 CLEAN_ENVS, CLEAN_STEPS = 16, 8  # episodes and control steps that are seen with and without corruption
 
 
@@ -105,7 +106,7 @@ def examine_student(
         yield teacher.alignment(found.alignment)
         losses = examine_losses(config, env, guide)
         own = config if losses.level == OK else probe.probe_config(config, ())
-        yield from examine_costs(own, env, guide, found.held_out.shape[1], Path(folder))
+        yield from examine_costs(own, groups, guide, found.held_out.shape[1], Path(folder))
         yield from examine_sight(config, env, found, tuple(terms))
         yield from examine_pictures(config, env, found)
         yield losses
@@ -131,9 +132,10 @@ def examine_losses(config: DoctorConfig, env: TaskEnv, guide: Teacher) -> Findin
 
 
 def examine_costs(
-    config: DoctorConfig, env: TaskEnv, guide: Teacher, length: int, folder: Path
+    config: DoctorConfig, groups: tuple[str, ...], guide: Teacher, length: int, folder: Path
 ) -> Iterator[Finding]:
-    """Yield what the stage would cost, with rows of `length` steps."""
+    """Yield what the stage would cost, with rows of `length` steps and environments of these groups."""
+    env = build_env(config, groups, "validation", num_envs=min(config.num_envs, TIMED_ENVS))
     student = build_student(config, env, latent_size(config, guide, env))
     small = probe.timed_config(config, env.num_envs, length)
     engine = probe.make_engine(small, env, student, guide, folder)
@@ -142,6 +144,8 @@ def examine_costs(
     except UserError as error:
         yield Finding(check="a round", level=FAIL, measured=str(error))
         return
+    finally:
+        env.close()
     yield plan.disk(config, costs, length, plan.free_bytes(config.runs))
     yield plan.memory(config, costs, length, plan.available_mb())
     yield plan.wall_time(config, costs, length, env.max_episode_length)
@@ -161,9 +165,10 @@ def examine_sight(
         student = build_student(probe.probe_config(config, found.targets), env)
         scores.append(fit.fit(student, found, share, config.seed))
     linear = fit.linear_r2(found, config.groups)
+    episodes = len(found.rows[EPISODE][found.held_out & found.misled[:, None]].unique())
     for name in terms:
         r2 = scores[-1].r2.get(name)
-        yield sight.recoverable(name, r2, linear.get(name, 0.0), config.frames)
+        yield sight.recoverable(name, r2, linear.get(name, 0.0), episodes)
     if not terms:
         yield Finding(check="recoverable", level=OK, measured="the teacher reads nothing privileged")
     mean, deviation = fit.moments(found, LABEL)

@@ -42,7 +42,9 @@ def above(value: float, warn: float, fail: float = math.inf) -> tuple[str, float
 def summary(findings: list[Finding]) -> str:
     """Return how many findings there are of each level."""
     count = {level: sum(one.level == level for one in findings) for level in (OK, WARN, FAIL)}
-    verdict = "it would fail" if count[FAIL] else "nothing stands in the way"
+    verdict = "nothing stands in the way"
+    if count[FAIL] or count[WARN]:
+        verdict = "it would fail" if count[FAIL] else "it would run; heed the warnings first"
     warned = f"{count[WARN]} warning{'s' * (count[WARN] != 1)}"
     return f"doctor: {count[FAIL]} FAIL, {warned}, {count[OK]} ok: {verdict}"
 

@@ -107,9 +107,12 @@ def _score(
 
 
 def r_squared(guess: Tensor, truth: Tensor, mean: Tensor) -> float:
-    """Return 1 - sum (y - guess)^2 / sum (y - mean)^2 of (M, D), `mean` that of what was learned from."""
-    rest = (truth - mean).square().sum()
-    return (1 - (truth - guess).square().sum() / rest.clamp(min=1e-12)).item()
+    """Return 1 - sum (y - guess)^2 / sum (y - mean)^2 of (M, D), `mean` that of what was learned from.
+
+    NaN where there is nothing to explain: no rows, or all at the mean.
+    """
+    rest = (truth - mean).square().sum().item()
+    return 1 - (truth - guess).square().sum().item() / rest if rest > 0 else math.nan
 
 
 def linear_r2(probe: Probe, groups: Sequence[str]) -> dict[str, float]:

@@ -5,7 +5,9 @@ Shapes: B rows of a batch, T steps of a row.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import math
 import shutil
 import time
@@ -41,7 +43,8 @@ class Costs:
 
 def measured(engine: Dagger) -> Costs:
     """Collect and fit a small round; `engine` is of the stage's own losses and batches."""
-    engine._collect(0.0)  # allocates the data set
+    with contextlib.redirect_stdout(io.StringIO()):  # it says how large the buffer is, and this one is not
+        engine._collect(0.0)
     started = time.perf_counter()
     engine._collect(0.0)
     collect_s = (time.perf_counter() - started) / (engine.settings.steps_per_round * engine.env.num_envs)
@@ -52,9 +55,7 @@ def measured(engine: Dagger) -> Costs:
         started = time.perf_counter()
         engine._fit(0, settings.learning_rate.begin)
     fit_s = (time.perf_counter() - started) / TIMED_STEPS
-    return Costs(
-        columns=engine.data.buffer.columns, collect_s=collect_s, fit_s=fit_s, peak_mb=peak_rss_mb()
-    )
+    return Costs(columns=engine.data.buffer.columns, collect_s=collect_s, fit_s=fit_s, peak_mb=peak_rss_mb())
 
 
 def disk(config: DistillConfig, costs: Costs, length: int, free: int) -> Finding:

@@ -3,7 +3,7 @@
 Half of the probe's environments follow their own teacher, the other half the answers meant for a neighbour.
 A teacher's motion tells where its goal is: a blind student would seem to see it. Where the arm is misled,
 only what is seen helps, as it is when a student that does not know yet acts.
-Shapes: N environments, K control steps, R rows of T steps, M = steps of all environments, A action dimensions.
+Shapes: N environments, K control steps, R rows of T steps, M steps of all environments, A actions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from robokd.losses.estimate import EstimateCfg
 from robokd.run import Run
 from robokd.schedule import Schedule
 from robokd.schemas import ActingConfig
-from robokd.students.base import Student, StudentPolicy
+from robokd.students.base import Student, StudentModule, StudentPolicy
 
 if TYPE_CHECKING:
     from robokd.config import DistillConfig, DoctorConfig
@@ -189,6 +189,7 @@ def collect(
     share = env.draws.uniform("stagger", env.state.episode_id, 0, 1)[:, 0]
     env.episode_length_buf = (share * env.max_episode_length).long()  # some end while we look
     before = env.snapshot()
+    env.restore(before)  # what is drawn by the step is seen anew
     with contextlib.redirect_stdout(io.StringIO()):  # it says how large the buffer is, and this one is not
         engine._collect(0.0)
     data, count = engine.data, len(engine.data.buffer)
@@ -201,7 +202,7 @@ def collect(
 
 
 def make_engine(
-    config: DistillConfig, env: TaskEnv, student: Student, teacher: Teacher, folder: Path
+    config: DistillConfig, env: TaskEnv, student: StudentModule, teacher: Teacher, folder: Path
 ) -> Dagger:
     """Return the stage's engine with its data in `folder`, its draws of the validation stream."""
     nowhere = Run(folder, {"stage": "doctor", "task": config.task.name, "seed": config.seed}, {})
@@ -216,9 +217,7 @@ def timed_config(config: DoctorConfig, num_envs: int, length: int) -> DoctorConf
     steps = math.ceil(TIMED_FRAMES / length) * length
     small = {"rounds": 1, "steps_per_round": steps, "checkpoint_every": 1}
     capacity = 2 * steps * num_envs
-    return dataclasses.replace(
-        config, dagger=dataclasses.replace(config.dagger, capacity=capacity, **small)
-    )
+    return dataclasses.replace(config, dagger=dataclasses.replace(config.dagger, capacity=capacity, **small))
 
 
 def realign(

@@ -17,24 +17,32 @@ SEEN_R2 = 0.5  # below this the guess is nearer to the mean than to the truth
 STATIC_SHARE = 0.95  # of the pixels: a sphere of 4 x 4 pixels in 64 x 64 is 0.4 %, an arm some 10 %
 NEAR_SHARE = 0.1  # of the labels' standard deviation: an error that the loop corrects in its next steps
 FLAT_POWER = 0.05  # of n^-b: ten times the data for a tenth less error is no curve to extrapolate
+LEAST_RANGE = 2.0  # factor: three points of one seed know no better
 FARTHEST = 1e4  # times the probe: further, three points tell nothing
 SHARES = (0.25, 0.5, 1.0)  # of the probe's environments, nested
 
 
-def recoverable(term: str, r2: float | None, linear: float = 0.0, frames: int = 0) -> Finding:
-    """Judge whether a privileged term can be told from what the student sees; None if it never changes."""
+def recoverable(term: str, r2: float | None, linear: float = 0.0, episodes: int = 0) -> Finding:
+    """Judge whether a privileged term can be told from what the student sees; None if it never changes.
+
+    Args:
+        term: its name.
+        r2: of the fitted student, on held-out `episodes`; NaN where there were none.
+        linear: R^2 of a linear guess from the 1-D groups, there.
+        episodes: how many.
+    """
     check = f"recoverable {term}"
     if r2 is None:
         return Finding(check=check, level=OK, measured="it never changes: nothing to recover")
     if not math.isfinite(r2):
-        text = f"frames={frames} hold too few episodes to tell"
+        text = "too few episodes were held out to tell"
         return Finding(check=check, level=WARN, measured=text, cure="type more frames=…")
     return Finding(
         check=check, level=OK if r2 >= SEEN_R2 else WARN, value=r2, limit=SEEN_R2,
-        measured=f"R^2 {r2:.2f} on held-out episodes after a short fit (its mean: 0; a linear guess from the "
-        f"1-D groups: {linear:.2f})",
-        cure="the student hardly sees it: other cameras=[…], a student that remembers, or more frames=… to be "
-        "surer",
+        measured=f"R^2 {r2:.2f} on {episodes} held-out episodes after a short fit (its mean: 0; a linear "
+        f"guess from the 1-D groups: {linear:.2f})",
+        cure="the student hardly sees it: other cameras=[…], a student that remembers, or more frames=… for "
+        "a surer answer",
     )  # fmt: skip
 
 
@@ -80,18 +88,23 @@ def frames_needed(
     powers = slopes(frames, errors) if usable else [0.0]
     if not usable or powers[0] < FLAT_POWER or number ** (1 / powers[0]) > FARTHEST:
         return Finding(
-            check=check, level=OK, measured=f"{said}: cannot tell how many, the curve is too flat or too short"
+            check=check,
+            level=OK,
+            measured=f"{said}: cannot tell how many, the curve is too flat or too short",
         )
     middle, *ends = (
         frames[-1] * number ** (1 / power) if power >= FLAT_POWER else math.inf
         for power in (powers[0], max(powers), min(powers))
     )
-    ends = [min(end, frames[-1] * FARTHEST) for end in ends]
+    ends = [
+        min(ends[0], middle / LEAST_RANGE),
+        min(max(ends[1], middle * LEAST_RANGE), frames[-1] * FARTHEST),
+    ]
     upper = "more than " if ends[1] >= frames[-1] * FARTHEST else ""
     return Finding(
         check=check, level=WARN if ends[0] > planned else OK, value=middle, limit=float(planned),
-        measured=f"{said}: roughly {rounded(middle)} frames, {rounded(ends[0])} to {upper}{rounded(ends[1])}; "
-        f"planned are {rounded(planned)}",
+        measured=f"{said}: roughly {rounded(middle)} frames, {rounded(ends[0])} to {upper}{rounded(ends[1])};"
+        f" planned are {rounded(planned)}",
         cure="more dagger.rounds, a larger batch of num_envs, or a student that sees more",
     )  # fmt: skip
 

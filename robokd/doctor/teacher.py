@@ -47,7 +47,7 @@ class Alignment:
 
 def success(outcomes: Tensor) -> Finding:
     """Judge the teacher's success (E,) in the student's environment."""
-    rate = outcomes.mean().item()
+    rate = outcomes.double().mean().item()
     level = FAIL if rate == 0 else WARN if rate < GOOD_SUCCESS else OK
     return Finding(
         check="teacher success", level=level, value=rate, limit=0.0 if level == FAIL else GOOD_SUCCESS,
@@ -86,13 +86,15 @@ def columns(rows: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> F
             measured=f"{', '.join(broken)} has numbers that are not finite",
             cure="look into the task's observe: nothing can be learned from them",
         )  # fmt: skip
-    constant = [
-        f"{group}.{column}"
-        for group, values in rows.items() if group in names
-        for column, spread in zip(names[group], values.amax(0) - values.amin(0), strict=True) if spread == 0
-    ]  # fmt: skip
+    constant: list[str] = []
+    for group, columns_of in names.items():
+        values = rows[group]
+        still = (values == values[:1]).all(0).tolist()
+        constant += [f"{group}.{name}" for name, is_still in zip(columns_of, still, strict=True) if is_still]
     seen = ", ".join(f"{group} {values.shape[1]}" for group, values in rows.items())
-    said = f", of which {listed(constant)} never change" if constant else ", every column of the student's moves"
+    said = (
+        f", of which {listed(constant)} never change" if constant else ", every column of the student's moves"
+    )
     return Finding(
         check="observation groups", level=WARN if constant else OK, value=float(len(constant)), limit=0.0,
         measured=f"{seen} columns{said}",
@@ -106,9 +108,10 @@ def normalisers(normalised: Tensor | None, names: Sequence[str]) -> Finding:
         said = "the teacher shows no normaliser that could be looked into"
         return Finding(check="normalisers", level=OK, measured=said)
     far = normalised.abs() > FAR_SIGMA
-    share, by_column = far.float().mean().item(), far.float().mean(0)
+    share, by_column = far.double().mean().item(), far.float().mean(0)
     level, limit = above(share, FAR_WARN, FAR_FAIL)
-    worst = [names[i] for i in by_column.argsort(descending=True).tolist() if by_column[i] > FAR_WARN]
+    order: list[int] = by_column.argsort(descending=True).tolist()
+    worst = [names[i] for i in order if by_column[i] > FAR_WARN]
     where = f", most in {listed(worst)}" if worst else ""
     return Finding(
         check="normalisers", level=level, value=share, limit=limit,
@@ -121,11 +124,11 @@ def clipping(labels: Tensor) -> Finding:
     """Judge how many of the labels (M, A) stand at the edge."""
     if not torch.isfinite(labels).all():
         return Finding(check="action clipping", level=FAIL, measured="labels are not finite")
-    share = (labels.abs() > SATURATED).float().mean().item()
+    share = (labels.abs() > SATURATED).double().mean().item()
     level, limit = above(share, CLIPPED_WARN, CLIPPED_FAIL)
     return Finding(
         check="action clipping", level=level, value=share, limit=limit,
-        measured=f"{share:.1%} of the labels are beyond {SATURATED:g}",
+        measured=f"{share:.2%} of the labels are beyond {SATURATED:g}",
         cure="teach with a cost on actions (task.action_weight, task.action_rate_weight) or a larger action "
         "scale: clipped labels cannot be copied",
     )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robokd import UserError
 from robokd.draws import Draws
 from robokd.geometry import multiply
 from robokd.sim.base import Sim
@@ -36,6 +37,7 @@ class Eyes:
         self._masks = _masks(cameras, corruption)
         self._drawn = (*self.cameras, *self._masks.values())
         self._renderer = renderer.build(sim, self._drawn, threads)
+        self._fovy_deg = _views(cameras, corruption)
         self._stores: dict[str, FrameStore] = {}
         if corruption.changes_timing:
             for camera in cameras:
@@ -60,7 +62,8 @@ class Eyes:
             shift, turn, wider = mounting_error(self.corruption, name, self._draws, episode)
             position[:, index] += shift
             quaternion[:, index] = multiply(quaternion[:, index], turn, torch)
-            fovy[:, index] += wider
+            if self.corruption.fovy_error_deg:
+                fovy[:, index] = self._fovy_deg[name] + wider
         for field, value in (("cam_pos", position), ("cam_quat", quaternion), ("cam_fovy", fovy)):
             self._sim.set(field, value, mask)
 
@@ -103,6 +106,17 @@ class Eyes:
                 image, self.corruption, camera, self._draws, episode, step, background_nhw=background
             )
         return image
+
+
+def _views(cameras: Sequence[CameraSpec], corruption: Corruption) -> dict[str, float]:
+    """Return the fields of view by camera of the scene; UserError for two of one that is to be spoiled."""
+    found: dict[str, float] = {}
+    for camera in cameras:
+        known = found.setdefault(camera.scene_camera, camera.fovy_deg)
+        if known != camera.fovy_deg and corruption.fovy_error_deg:
+            both = f"{known:g} and {camera.fovy_deg:g} degrees of {camera.scene_camera!r}"
+            raise UserError(f"corrupt.fovy_error_deg moves one field of view a camera, not {both}")
+    return found
 
 
 def _masks(cameras: Sequence[CameraSpec], corruption: Corruption) -> dict[str, CameraSpec]:

@@ -103,10 +103,4 @@ class Buffer:
                     f"buffer file {path} has {got} bytes, wanted {expected}: it cannot be resumed"
                 )
             return np.memmap(path, column.dtype, "r+", shape=shape)
-        free = shutil.disk_usage(path.parent).free
-        if expected > free:
-            fits = int(self._size * free * 0.9 / max(expected, 1))
-            raise UserError(
-                f"the buffer needs {expected / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: capacity {fits}"
-            )
         return np.memmap(path, column.dtype, "w+", shape=shape)

@@ -25,7 +25,7 @@ from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY, DataSet, rows_of
 from robokd.learn.instructor import open_teacher, parents, teacher_inputs
 from robokd.learn.objective import Objective
 from robokd.learn.priorities import priority
-from robokd.learn.pupil import build_student, student_inputs, target_slices
+from robokd.learn.pupil import build_student, estimated_terms, student_inputs, target_slices
 from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.progress import Progress
@@ -48,9 +48,15 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     """Distil the parent's teacher into a student and return the path of its summary."""
     begin(config.seed, config.threads)
     teacher_groups, student_groups = teacher_inputs(config), student_inputs(config)
-    env = build_env(config, tuple(dict.fromkeys((*student_groups, *teacher_groups))), "train")
+    known = build_env(config, (), "train", num_envs=1)
+    target_groups = [group for group, _ in target_slices(known, estimated_terms(config)).values()]
+    known.close()
+    groups = dict.fromkeys((*student_groups, *teacher_groups, *target_groups))
+    env = build_env(config, tuple(groups), "train")
     teacher = open_teacher(config, env)
     student = build_student(config, env, latent_size(config, teacher, env))
+    Objective(config.loss).check(student, teacher)
+    row_length(config.dagger, student)  # what cannot be learned is refused before a run is begun
     count = config.dagger.evaluate_episodes
     validation = build_env(config, student_groups, "validation", num_envs=count)
     reference = build_env(config, teacher_groups, "validation", num_envs=count)
@@ -80,17 +86,27 @@ def latent_size(config: DistillConfig, teacher: Teacher, env: VecEnv) -> int:
     return latent.shape[-1]
 
 
+def row_length(settings: DaggerConfig, student: StudentModule) -> int:
+    """Return how many steps a student learns from in a row; UserError if rounds are no multiple of it."""
+    looks_far = not student.initial_state(1).is_empty() or "chunk" in student.offers
+    length = settings.sequence or (IN_A_ROW if looks_far else 1)
+    if settings.steps_per_round % length:
+        steps = f"dagger.steps_per_round={settings.steps_per_round}"
+        raise UserError(f"this student learns from {length} steps in a row, which must divide {steps}")
+    return length
+
+
 class Dagger:
     """Who acts, what is stored, how the student learns from it; one `train` that reads as the algorithm."""
 
     def __init__(
         self, config: DistillConfig, env: VecEnv, student: StudentModule, teacher: Teacher, run: Run
     ) -> None:
-        self.latent_size, self.teacher_sha256 = latent_size(config, teacher, env), teacher.sha256()
+        self.teacher_sha256 = teacher.sha256()
         self.config, self.env, self.student, self.teacher, self.run = config, env, student, teacher, run
         self.settings: DaggerConfig = config.dagger
         self.objective = Objective(config.loss)
-        self.objective.check(student, teacher)
+        self.weights = {name: cfg.weight for name, cfg in config.loss.items()}  # of the losses, in this round
         weights = [value for value in student.parameters() if value.requires_grad]
         self.optimizer = torch.optim.AdamW(
             weights, lr=self.settings.learning_rate.begin, weight_decay=self.settings.weight_decay
@@ -98,13 +114,7 @@ class Dagger:
         self.policy = StudentPolicy(student, env.num_envs)
         self.draws = Draws(config.seed, "train")
         self.targets = target_slices(env, tuple(student.targets))
-        looks_far = self.policy.remembers or "chunk" in student.offers
-        self.length = self.settings.sequence or (IN_A_ROW if looks_far else 1)
-        if self.settings.steps_per_round % self.length:
-            steps = f"dagger.steps_per_round={self.settings.steps_per_round}"
-            raise UserError(
-                f"this student learns from {self.length} steps in a row, which must divide {steps}"
-            )
+        self.length = row_length(self.settings, student)
         self.data = DataSet(self.settings, self.draws, env.num_envs, self.length)
         self.totals = {
             "round": 0, "env_steps": 0, "teacher_labels": 0, "grad_samples": 0, "best": [-math.inf, 0.0],
@@ -119,6 +129,7 @@ class Dagger:
             while totals["round"] < settings.rounds and not totals["stopped"]:
                 number, started = totals["round"], time.perf_counter()
                 share, rate = self._now(settings.acting.share), self._now(settings.learning_rate)
+                self.weights = self.objective.weights(self._now)
                 driven = self._collect(share)
                 collected = time.perf_counter()
                 losses = self._fit(number, rate)
@@ -126,7 +137,7 @@ class Dagger:
                 finished = totals["round"] == settings.rounds
                 row = {
                     **losses, **self._validation_loss(), "beta": share, "teacher_drove": driven,
-                    "frames": float(totals["written"]), "learning_rate": rate,
+                    "frames": float(totals["written"] * self.length), "learning_rate": rate,
                     "time/collect_s": collected - started, "time/learn_s": time.perf_counter() - collected,
                 }  # fmt: skip
                 is_best = False
@@ -202,7 +213,7 @@ class Dagger:
         """Take the round's gradient steps on rows of the whole data set; they follow from seed and round."""
         settings, data = self.settings, self.data
         generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
-        training, weights = data.training(), self.objective.weights(self._now)
+        training, weights = data.training(), self.weights
         sums: dict[str, Tensor] = {}
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -239,7 +250,7 @@ class Dagger:
         extra = {field: rows[f"{LABEL}.{field}"] for field in self.objective.of_teacher}
         taught = TeacherOutput(action=rows[LABEL], **extra)
         if chosen is not None and self.data.priorities is not None:
-            self.data.weigh(chosen, priority(said.action.detach(), taught.action, taught.log_std))
+            self.data.weigh(chosen, priority(said.action.detach(), taught.action, taught.log_std, valid))
         return self.objective(said, taught, rows, valid, weights)
 
     def _validation_loss(self) -> dict[str, float]:
@@ -249,7 +260,7 @@ class Dagger:
             return {}
         rows = self.data.buffer.rows(chosen)
         with torch.no_grad():
-            loss, terms = self._loss(rows, self.data.is_held_out(rows), self.objective.weights(self._now))
+            loss, terms = self._loss(rows, self.data.is_held_out(rows), self.weights)
         return {
             "held_out/loss": loss.item(),
             **{f"held_out/{name}": value.item() for name, value in terms.items()},
@@ -271,7 +282,7 @@ class Dagger:
         state = {
             "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "totals": self.totals, "env": self.env.snapshot(), "rng": torch.get_rng_state(),
-            "contract": contract(self.env, self.student.inputs), "latent_size": self.latent_size,
+            "contract": contract(self.env, self.student.inputs), "latent_size": self.student.latent_size,
             "teacher_sha256": self.teacher_sha256,
             "memory": dict(self.policy.state.items()),
         }  # fmt: skip
@@ -292,7 +303,8 @@ class Dagger:
         self.totals.update(saved["totals"])
         self.policy.state.update(saved["memory"])
         torch.set_rng_state(saved["rng"])
-        like = [self._step(self.env.get_observations(), self.teacher.label(self.env.get_observations()))]
+        obs = self.env.get_observations()
+        like = [self._step(obs, self.teacher.label(obs))]
         rows = rows_of(like * self.length, [self.policy.state], self.length)
         self.data.open(self.run.path / "buffer", rows, self.totals["written"])
         if self.data.priorities is not None:

@@ -5,6 +5,7 @@ Shapes: N environments, R rows, B rows of a batch, T steps of a row.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ class DataSet:
         """`length` is T, the steps of a row; nothing is allocated before `open`."""
         self.settings, self.length, self._draws = settings, length, draws
         per_round = num_envs * settings.steps_per_round // length
-        self._slack = settings.checkpoint_every * per_round
+        self._slack = min(settings.checkpoint_every, settings.rounds) * per_round
         self._capacity = max(min(settings.capacity // length, settings.rounds * per_round), 1)
         self.priorities: Priorities | None = None
         self._buffer: Buffer | None = None
@@ -64,9 +65,20 @@ class DataSet:
         groups = ", ".join(f"{name} {column.row_bytes} B" for name, column in columns.items())
         each = f"rows of {self.length} steps:" if self.length > 1 else "rows of"
         print(f"buffer: {self._capacity:,} {each} {groups}: {self.bytes / 1e6:,.0f} MB on disk", flush=True)
+        if not written:
+            self._check_disk(folder.parent)
         self._buffer = Buffer(folder, columns, self._capacity, self._slack, written)
         if self.settings.sampling == "priority":
             self.priorities = Priorities(self._capacity + self._slack)
+
+    def _check_disk(self, folder: Path) -> None:
+        """Raise UserError, with the largest capacity that fits, if the files would not fit beside others."""
+        free = shutil.disk_usage(folder).free
+        if self.bytes > 0.95 * free:
+            rows = int(0.9 * free / self.bytes * (self._capacity + self._slack)) - self._slack
+            fits = f"dagger.capacity={max(rows, 0) * self.length}" if rows > 0 else "none"
+            need = f"the data set needs {self.bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+            raise UserError(f"{need}; what fits: {fits}")
 
     @property
     def buffer(self) -> Buffer:

@@ -40,7 +40,7 @@ class Objective:
         """Raise UserError, with the names, for a loss that reads what student or teacher do not say."""
         for name, cfg in self.losses.items():
             for who, speaker, wanted in (
-                ("student", student, cfg.of_student), ("teacher", teacher, cfg.of_teacher),
+                ("teacher", teacher, cfg.of_teacher), ("student", student, cfg.of_student),
             ):  # fmt: skip
                 if missing := [field for field in wanted if field not in speaker.offers]:
                     has = ", ".join(sorted(speaker.offers)) or "its action alone"

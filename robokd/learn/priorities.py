@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LARGEST = 2.0  # distance between two actions in [-1, 1]
+
 
 class Priorities:
     """A weight for each row of a ring of `capacity` rows, by how many were written before it."""
@@ -17,9 +19,9 @@ class Priorities:
         self.values = torch.zeros(capacity)
 
     def add(self, first: int, count: int) -> None:
-        """Give new rows the greatest weight there is."""
+        """Give new rows the greatest weight that there can be: none is forgotten before it was seen."""
         slots = torch.arange(first, first + count) % len(self.values)
-        self.values[slots] = self.values.max().clamp(min=1e-3)
+        self.values[slots] = LARGEST
 
     def draw(self, rows: Tensor, count: int, power: float, generator: torch.Generator) -> Tensor:
         """Return places (count,) in `rows`, drawn in proportion to weight ** power, with replacement."""
@@ -34,11 +36,13 @@ class Priorities:
         self.values[rows % len(self.values)] = weights.clamp(min=1e-6)
 
 
-def priority(said: Tensor, label: Tensor, log_std: Tensor | None) -> Tensor:
-    """Return need times reliability, (B,).
+def priority(said: Tensor, label: Tensor, log_std: Tensor | None, valid: Tensor) -> Tensor:
+    """Return need times reliability, (B,), over the steps of `valid` (B, T), bool, of which each row has one.
 
     Need: the mean distance of the student's actions (B, T, A) to the labels. Reliability: exp(-sigma) with
     the mean standard deviation of the teacher, 1 where it tells none.
     """
-    need = (said - label).abs().mean((-2, -1))
-    return need if log_std is None else need * torch.exp(-log_std.exp().mean((-2, -1)))
+    need = (said - label).abs().mean(-1)
+    if log_std is not None:
+        need = need * torch.exp(-log_std.exp().mean(-1))
+    return (need * valid).sum(-1) / valid.sum(-1).clamp(min=1)

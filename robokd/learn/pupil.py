@@ -24,6 +24,12 @@ def student_inputs(config: DistillConfig) -> tuple[str, ...]:
     return (*config.groups, *config.cameras)
 
 
+def estimated_terms(config: DistillConfig) -> tuple[str, ...]:
+    """Return the privileged terms that the losses ask the student to estimate."""
+    asked = (term for loss in config.loss.values() for term in getattr(loss, "terms", ()))
+    return tuple(dict.fromkeys(asked))
+
+
 def target_slices(env: VecEnv, names: tuple[str, ...]) -> dict[str, tuple[str, slice]]:
     """Return {term: (group, columns)} of privileged terms; UserError for a term that no group has."""
     found = {}
@@ -49,8 +55,7 @@ def build_student(config: DistillConfig, env: VecEnv, latent_size: int = 0) -> S
             raise UserError(f"no camera named {name!r}. Known: {', '.join(env.camera_specs)}")
     for name in config.groups:
         check_robot_has(name, env)
-    terms = tuple(dict.fromkeys(term for loss in config.loss.values() for term in getattr(loss, "terms", ())))
-    places = target_slices(env, terms)
+    places = target_slices(env, estimated_terms(config))
     targets = {name: place.stop - place.start for name, (_, place) in places.items()}
     specs = {name: env.obs_specs[name] for name in groups if name in env.obs_specs}
     cameras = [env.camera_specs[name] for name in groups if name in env.camera_specs]

@@ -59,6 +59,7 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
         "contract": contract(inner, seen),
         "student": student.state_dict(),
         "student_config": parent.config,
+        "latent_size": student.latent_size,
     }
     totals = optimise(env, algorithm, settings, run, validate, extra)
     return run.write_summary({**totals, **shared_fields(config)})
@@ -156,7 +157,7 @@ def load_refined(run: Run, checkpoint: str, env: VecEnv) -> tuple[StudentModule,
     saved = run.load_checkpoint(checkpoint)
     check_contract(saved["contract"], env, f"the refined student of {run.path}")
     config = load("refine", run.config)
-    student = build_student(load("distill", saved["student_config"]), env)
+    student = build_student(load("distill", saved["student_config"]), env, saved["latent_size"])
     student.load_state_dict(saved["student"])
     widths = {name: spec.size for name, spec in env.obs_specs.items()}
     widths |= {BASE: env.num_actions, FEATURES: student.feature_size}

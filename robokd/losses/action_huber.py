@@ -5,6 +5,7 @@ Source: Huber (1964), eq. 4. Shapes: B samples, T steps, A action dimensions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,7 +28,7 @@ class ActionHuberCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.delta <= 0:
+        if not 0 < self.delta < math.inf:
             raise ValueError(f"loss.action_huber.delta must be > 0, got {self.delta}")
 
     def build(self) -> DistillLoss:

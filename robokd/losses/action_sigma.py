@@ -8,6 +8,7 @@ Shapes: B samples, T steps, A action dimensions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -42,7 +43,7 @@ class ActionSigmaCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.floor > 0:
+        if not 0 < self.floor < math.inf:
             raise ValueError(f"loss.action_sigma.floor must be > 0 action units, got {self.floor}")
 
     def build(self) -> DistillLoss:

@@ -37,7 +37,7 @@ class DistillLoss(Protocol):
 class LossCfg:
     """What every loss has: how much it counts, and what it reads beside actions and estimates."""
 
-    weight: float = 1.0
+    weight: float = 1.0  # of this loss in the sum
     anneal: Schedule = field(default_factory=Schedule)  # factor on the weight
 
     of_student: ClassVar[tuple[str, ...]] = ()  # optional fields of StudentOutput that it reads

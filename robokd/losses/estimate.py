@@ -6,6 +6,7 @@ Shapes: B samples, T steps.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +30,7 @@ class EstimateCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scale_m <= 0:
+        if not 0 < self.scale_m < math.inf:
             raise ValueError(f"loss.estimate.scale_m must be > 0 m, got {self.scale_m}")
         if not self.terms:
             raise ValueError("loss.estimate.terms must name at least one privileged term, got none")

@@ -54,7 +54,7 @@ class JsdCfg(LossCfg):
                 f"loss.jsd.beta must be > 0 and < 1, got {self.beta}; at 0 and 1 it is the loss kl, "
                 "direction=forward and direction=reverse"
             )
-        if not self.floor > 0:
+        if not 0 < self.floor < math.inf:
             raise ValueError(f"loss.jsd.floor must be > 0 action units, got {self.floor}")
 
     def build(self) -> DistillLoss:

@@ -7,6 +7,7 @@ Shapes: B samples, T steps, A action dimensions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -49,7 +50,7 @@ class KlCfg(LossCfg):
         super().__post_init__()
         if self.direction not in DIRECTIONS:
             raise UserError(f"loss.kl.direction: {unknown('direction', self.direction, DIRECTIONS)}")
-        if not self.floor > 0:
+        if not 0 < self.floor < math.inf:
             raise ValueError(f"loss.kl.floor must be > 0 action units, got {self.floor}")
 
     def build(self) -> DistillLoss:

@@ -40,7 +40,7 @@ class NllCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.floor > 0:
+        if not 0 < self.floor < math.inf:
             raise ValueError(f"loss.nll.floor must be > 0 action units, got {self.floor}")
 
     def build(self) -> DistillLoss:

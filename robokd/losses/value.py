@@ -7,6 +7,7 @@ PPO's clip around the old value, which a replay buffer does not have. Shapes: B 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -47,7 +48,7 @@ class ValueCfg(LossCfg):
         super().__post_init__()
         if self.form not in FORMS:
             raise UserError(f"loss.value.form: {unknown('form', self.form, FORMS)}")
-        if not self.delta > 0:
+        if not 0 < self.delta < math.inf:
             raise ValueError(f"loss.value.delta must be > 0, got {self.delta}")
 
     def build(self) -> DistillLoss:

@@ -54,6 +54,7 @@ class Student(Protocol):
     inputs: tuple[str, ...]  # groups it acts on
     targets: dict[str, int]  # privileged terms it is trained to estimate: name -> width
     feature_size: int
+    latent_size: int  # of the latent that it guesses; 0 = none
     offers: frozenset[str]  # the optional fields of its output that are not None
 
     def initial_state(self, count: int) -> TensorDict:

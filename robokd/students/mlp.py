@@ -33,5 +33,5 @@ class MlpCfg(HeadsCfg):
     def build(self, interface: Interface) -> ModularStudent:
         """Return a student that says what interface says; see Student."""
         for camera in interface.cameras:
-            raise UserError(f"student=mlp reads no pictures, and {camera.name!r} is a camera")
+            raise UserError(f"student=mlp reads no pictures, and {camera.name!r} is a camera; say cameras=[]")
         return ModularStudent(self, interface, {}, NoMemory(*widths({}, interface)))

@@ -46,6 +46,7 @@ class ModularStudent(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs, self.targets = interface.inputs, dict(interface.targets)
+        self.latent_size = interface.latent_size
         self.groups = tuple(interface.obs_specs)
         self.normalizers = nn.ModuleDict({
             name: Normalizer(spec.size) for name, spec in interface.obs_specs.items()

@@ -8,7 +8,7 @@ Shapes: N worlds, H rows from the top, W columns from the left.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from robokd.sim.base import Sim
 
 
+SIZES = {2: 1, 3: 2, 4: 3, 5: 2, 6: 3}  # mjtGeom: how many of its sizes must be > 0
+_OF_GEOMS = {"geom_size": 3, "geom_xpos": 3, "geom_xmat": 9}
+_OF_CAMERAS = {"cam_fovy": 1, "cam_xpos": 3, "cam_xmat": 9}
+
+
 def scene_camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
     """Return the index of a camera of the scene; raises UserError if there is none of its name."""
     known = [model.camera(index).name for index in range(model.ncam)]
@@ -29,6 +34,40 @@ def scene_camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
     if name not in known:
         raise UserError(f"the scene has no camera named {name!r}. It has: {', '.join(known) or 'none'}")
     return known.index(name)
+
+
+def check_worlds(sim: Sim, cameras: Sequence[CameraSpec], geoms: Sequence[int]) -> None:
+    """Raise UserError for a geom or a camera that some world gives no size, place or field of view.
+
+    Args:
+        sim: the worlds, as they are now.
+        cameras: those that will be drawn.
+        geoms: indices of those that will be drawn.
+    """
+    model = sim.model
+
+    def values(field: str, count: int, width: int) -> np.ndarray:
+        found = np.asarray(sim.get(field))
+        return found.reshape(found.size // max(count * width, 1), count, width)
+
+    def refuse(wrong: Any, what: str) -> None:  # noqa: ANN401  (numpy has too many types of bool)
+        if wrong.any():
+            raise UserError(f"{what}; in world {int(wrong.argmax())} it is not so")
+
+    size, at, along = (values(field, model.ngeom, width) for field, width in _OF_GEOMS.items())
+    for geom in geoms:
+        name = model.geom(geom).name or f"#{geom}"
+        used = size[:, geom, : SIZES.get(int(model.geom_type[geom]), 0)]
+        refuse(~((used > 0) & np.isfinite(used)).all(1), f"geom {name}: its size must be > 0 and finite")
+        place = np.concatenate((at[:, geom], along[:, geom]), 1)
+        refuse(~np.isfinite(place).all(1), f"geom {name}: its position and quaternion must be finite")
+    fovy, eye, look = (values(field, model.ncam, width) for field, width in _OF_CAMERAS.items())
+    for camera in cameras:
+        index, name = scene_camera_index(model, camera), camera.scene_camera
+        place = np.concatenate((eye[:, index], look[:, index]), 1)
+        refuse(~np.isfinite(place).all(1), f"camera {name!r}: its pose must be finite")
+        wide = fovy[:, index, 0]
+        refuse(~((wide > 0) & (wide < 180)), f"camera {name!r}: its fovy must be in (0, 180) degrees")
 
 
 def check_built(camera: CameraSpec, cameras: Mapping[str, CameraSpec]) -> None:

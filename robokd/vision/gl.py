@@ -22,7 +22,7 @@ import numpy as np
 from robokd import UserError
 from robokd.registry import register
 from robokd.specs import CameraSpec
-from robokd.vision.base import check_built, scene_camera_index
+from robokd.vision.base import check_built, check_worlds, scene_camera_index
 from robokd.vision.encode import encode
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ VISUAL_FIELDS = (
     "light_diffuse", "light_specular", "light_attenuation", "light_exponent", "light_cutoff",
 )  # fmt: skip
 NEAR_CLIP_M = 0.001  # MuJoCo's depth buffer is float32 with the near plane at 1: this costs no precision
+_HORIZON_M = 1e5
 _BEYOND = 1.5  # the far plane stands at this times the camera's far, so that what lies on far is still drawn
 
 
@@ -77,6 +78,8 @@ class Gl:
         mujoco = _mujoco()
         self._contexts: dict[tuple[int, int], mujoco.Renderer] = {}
         self._index = {camera.name: _camera_index(sim.model, camera) for camera in cameras}
+        shown = ~np.isin(sim.model.geom_group, cfg.hidden_groups)
+        check_worlds(sim, cameras, shown.nonzero()[0].tolist())
         self._cameras = {camera.name: camera for camera in cameras}
         self._model = _private_model(sim.model, cfg, cameras)
         self._fovy = sim.model.cam_fovy.copy()
@@ -128,7 +131,9 @@ class Gl:
         is_own = fovy[index] != self._fovy[index]
         model.cam_fovy[index] = fovy[index] if is_own else camera.fovy_deg
         model.vis.map.znear = NEAR_CLIP_M / model.stat.extent
-        model.vis.map.zfar = _BEYOND * camera.far_m / model.stat.extent
+        # colours and segments reach as far as those of the other renderers: to the horizon
+        far = _BEYOND * camera.far_m if camera.is_depth else _HORIZON_M
+        model.vis.map.zfar = far / model.stat.extent
         renderer.update_scene(self._data, camera=index, scene_option=self._option)
         renderer.disable_depth_rendering()
         renderer.disable_segmentation_rendering()

@@ -16,6 +16,7 @@ import numba
 
 # no "nnan" and "ninf": rays that miss may divide by zero
 _FAST = {"nsz", "arcp", "contract", "reassoc", "afn"}
+_njit: Any = numba.njit  # its types lack some of its options
 # kernels own no memory: without counts of references (a private option, numba 0.60 to 0.68) colours take half
 # the time; what would allocate does not compile
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
@@ -31,7 +32,7 @@ _STAMP = _digest()
 
 def _inner(fastmath: set[str] | bool) -> Callable[[Callable], Any]:
     # without what Python or C would call: that is a third of the time to compile
-    return numba.njit(fastmath=fastmath, no_cfunc_wrapper=True, no_cpython_wrapper=True, **_COMMON)
+    return _njit(fastmath=fastmath, no_cfunc_wrapper=True, no_cpython_wrapper=True, **_COMMON)
 
 
 def jit(function: Callable) -> Any:  # noqa: ANN401 - numba has no types
@@ -41,7 +42,7 @@ def jit(function: Callable) -> Any:  # noqa: ANN401 - numba has no types
 
 def inlined(function: Callable) -> Any:  # noqa: ANN401
     """Copy a part into the one kernel that calls it: a call hands over dozens of arrays one by one."""
-    return numba.njit(fastmath=_FAST, inline="always", **_COMMON)(function)
+    return _njit(fastmath=_FAST, inline="always", **_COMMON)(function)
 
 
 def exact(function: Callable) -> Any:  # noqa: ANN401
@@ -51,7 +52,7 @@ def exact(function: Callable) -> Any:  # noqa: ANN401
 
 def entry(function: Callable) -> Any:  # noqa: ANN401
     """Compile a kernel that Python calls, at its first call on this machine."""
-    kernel = numba.njit(cache=True, fastmath=_FAST, no_cfunc_wrapper=True, **_COMMON)(function)
+    kernel = _njit(cache=True, fastmath=_FAST, no_cfunc_wrapper=True, **_COMMON)(function)
     # no public way in numba 0.60 to 0.68; a test would notice if it ended
     kernel._cache._cache_file._source_stamp = _STAMP
     return kernel

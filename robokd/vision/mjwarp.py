@@ -21,7 +21,7 @@ from torch import Tensor
 from robokd import UserError
 from robokd.registry import register
 from robokd.specs import CameraSpec
-from robokd.vision.base import check_built, scene_camera_index
+from robokd.vision.base import check_built, check_worlds, scene_camera_index
 from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
 from robokd.vision.mjwarp_worlds import Worlds, modules, view_of
 from robokd.vision.scene_tables import DRAWN, HFIELD, shown_rgba
@@ -68,6 +68,7 @@ class Mjwarp:
         self._cameras = {camera.name: camera for camera in cameras}
         self._num_envs = sim.num_envs
         geoms = _drawn(sim.model, cfg.hidden_groups)
+        check_worlds(sim, cameras, geoms.tolist())
         if any(camera.encoding == "rgb_u8" for camera in cameras):
             _check_colours(sim.model, geoms, cfg)
         views = {view_of(camera): _camera_index(sim.model, camera) for camera in cameras}
@@ -171,6 +172,4 @@ def _camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
     index = scene_camera_index(model, camera)
     if model.cam_projection[index]:
         raise UserError(f"camera {camera.name!r} is orthographic in the scene; a CameraSpec is perspective")
-    if not 0 < camera.fovy_deg < 180:
-        raise UserError(f"camera {camera.name!r}: fovy_deg must be in (0, 180), got {camera.fovy_deg}")
     return index

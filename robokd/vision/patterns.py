@@ -177,24 +177,34 @@ def dye_run(
 
 
 @jit
-def _blend(w: Vector, uv: Array, face: int) -> tuple[float, float]:
+def _blend(w: Vector, uv: Array, face: int, often: tuple) -> tuple[float, float]:
     return (
-        w[0] * uv[face, 0, 0] + w[1] * uv[face, 1, 0] + w[2] * uv[face, 2, 0],
-        w[0] * uv[face, 0, 1] + w[1] * uv[face, 1, 1] + w[2] * uv[face, 2, 1],
+        often[0] * (w[0] * uv[face, 0, 0] + w[1] * uv[face, 1, 0] + w[2] * uv[face, 2, 0]),
+        often[1] * (w[0] * uv[face, 0, 1] + w[1] * uv[face, 1, 1] + w[2] * uv[face, 2, 1]),
     )
 
 
 @jit
 def dye_wrapped_run(
-    line: tuple, step: float, row: Array, seen: Array, tables: tuple, textures: Textures, texture: int
+    line: tuple, step: float, row: Array, seen: Array, tables: tuple, textures: Textures, how: tuple
 ) -> None:
-    """Write a texture's colour on a run of a mesh; tables: vertices, faces and texture coordinates."""
-    rows, (vertices, faces, uv) = line[0], tables
+    """Write a texture's colour on a run of a mesh.
+
+    Args:
+        line: see shading.py.
+        step: between pixels at depth 1.
+        row: of stage.
+        seen: the faces.
+        tables: vertices, faces and texture coordinates.
+        textures: all of them.
+        how: the texture, and how often it repeats in each direction.
+    """
+    rows, (vertices, faces, uv), (texture, often) = line[0], tables, how
     for j in range(line[1].size):
         p, right, down = _sight(line, j, step, row)
         face = seen[j]
-        a = _blend(weights(vertices, faces, face, p), uv, face)
-        b = _blend(weights(vertices, faces, face, right), uv, face)
-        c = _blend(weights(vertices, faces, face, down), uv, face)
+        a = _blend(weights(vertices, faces, face, p), uv, face, often)
+        b = _blend(weights(vertices, faces, face, right), uv, face, often)
+        c = _blend(weights(vertices, faces, face, down), uv, face, often)
         colour = texel(textures, texture, -1, a, (b[0] - a[0], b[1] - a[1]), (c[0] - a[0], c[1] - a[1]))
         rows[_DYE, j], rows[_DYE + 1, j], rows[_DYE + 2, j] = colour

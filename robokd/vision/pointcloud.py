@@ -100,8 +100,10 @@ def unproject(
         slope = (torch.tan(torch.deg2rad(fovy_deg) / 2) / height).to(depth.dtype)[:, None, None]
     columns = 2 * torch.arange(width, dtype=depth.dtype, device=depth.device) + 1 - width
     rows = height - 1 - 2 * torch.arange(height, dtype=depth.dtype, device=depth.device)
+    is_valid = (depth > 0) & torch.isfinite(depth)
+    depth = depth.masked_fill(~is_valid, 0.0)  # or a NaN would be the farthest point of all
     points = torch.stack((depth * (slope * columns), depth * (slope * rows[:, None]), -depth), -1)
-    return points.view(count, -1, 3), (depth > 0).view(count, -1)
+    return points.view(count, -1, 3), is_valid.view(count, -1)
 
 
 def to_world(points: Tensor, pose: Pose) -> Tensor:

@@ -22,7 +22,7 @@ from robokd.cores import cores
 from robokd.registry import register
 from robokd.specs import CameraSpec
 from robokd.vision import scene_colours, scene_tables
-from robokd.vision.base import check_built
+from robokd.vision.base import check_built, check_worlds
 from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
 from robokd.vision.lens import LANES, make_lens
 
@@ -89,6 +89,7 @@ class Raster:
         self._pool = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="raster")
         # a field that MuJoCo's batch has not been asked for is zero until the next step
         _worlds(sim)
+        check_worlds(sim, cameras, self._scene.shapes.geoms.tolist())
         if self._scene.paint:
             _colours(sim)
 

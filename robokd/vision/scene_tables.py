@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from robokd import UserError
-from robokd.vision.base import scene_camera_index
+from robokd.vision.base import SIZES, scene_camera_index
 
 if TYPE_CHECKING:
     import mujoco
@@ -24,7 +24,6 @@ DRAWN = {
     0: "plane", HFIELD: "hfield", 2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder", 6: "box",
     MESH: "mesh",
 }  # fmt: skip
-_SIZES = {2: 1, 3: 2, 4: 3, 5: 2, 6: 3}  # mjtGeom: how many sizes must be > 0
 _DEFAULT_RGBA = np.array([0.5, 0.5, 0.5, 1], np.float32)  # MuJoCo's: a material counts, not this
 
 
@@ -143,7 +142,7 @@ def _triples(*corners: np.ndarray) -> np.ndarray:
 
 
 def _has_size(kind: int, size: np.ndarray) -> bool:
-    return bool(np.isfinite(size).all() and (size[: _SIZES.get(kind, 0)] > 0).all())
+    return bool(np.isfinite(size).all() and (size[: SIZES.get(kind, 0)] > 0).all())
 
 
 def _refuse(

@@ -275,7 +275,10 @@ def _dye(
         part, texture = (rows[:, first:end], x[first:end], z[first:end], y), looks.textures[name]
         if looks.mappings[name] == WRAPPED:
             tables = (scene[1].vertices, scene[1].faces, paint[1].coordinates)
-            dye_wrapped_run(part, step, stage[name], seen[first:end], tables, paint[2], texture)
+            often = (looks.repeat[name, 0], looks.repeat[name, 1])
+            if looks.is_uniform[name]:
+                often = (often[0] * stage[name, 12], often[1] * stage[name, 13])
+            dye_wrapped_run(part, step, stage[name], seen[first:end], tables, paint[2], (texture, often))
         else:
             how = (scene[0].kinds[name], looks.mappings[name] == CUBED, looks.is_uniform[name])
             repeat = (looks.repeat[name, 0], looks.repeat[name, 1])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CUBE, SKYBOX = 1, 2  # mjtTexture
 _SRGB = 2  # mjtColorSpace
+_FARTHEST = 1e9  # texels; beyond it whole numbers end
 
 
 class Textures(NamedTuple):
@@ -67,14 +68,21 @@ def _pyramid(image: np.ndarray) -> list[np.ndarray]:
     while max(levels[-1].shape[:2]) > 1:
         last = levels[-1]
         for axis in (0, 1):
-            size = last.shape[axis]
-            if size > 1:
-                even = np.take(last, range(size // 2 * 2), axis)
-                last = (
-                    np.take(even, range(0, size - 1, 2), axis) + np.take(even, range(1, size, 2), axis)
-                ) / 2
+            last = _halved(last, axis)
         levels.append(last)
     return levels
+
+
+def _halved(image: np.ndarray, axis: int) -> np.ndarray:
+    """Return an image of half the size along an axis, rounded down, sampled linearly; one texel stays."""
+    size = image.shape[axis]
+    if size == 1:
+        return image
+    places = (np.arange(size // 2) + 0.5) * size / (size // 2) - 0.5
+    first = np.floor(places).astype(int)
+    share = (places - first).reshape([-1 if k == axis else 1 for k in range(image.ndim)])
+    after = np.minimum(first + 1, size - 1)
+    return np.take(image, first, axis) * (1 - share) + np.take(image, after, axis) * share
 
 
 @jit
@@ -109,6 +117,8 @@ def cube_point(d: Vector, face: int) -> tuple[float, float]:
 def _bilinear(texels: Array, level: tuple, s: float, t: float, is_cube: bool) -> Vector:
     first, width, height = level
     x, y = s * width - 0.5, t * height - 0.5
+    if not (abs(x) < _FARTHEST and abs(y) < _FARTHEST):  # of a shape without extent; NaN is neither
+        x, y = 0.0, 0.0
     x0, y0 = math.floor(x), math.floor(y)
     fx, fy = x - x0, y - y0
     i0, j0, i1, j1 = int(y0), int(x0), int(y0) + 1, int(x0) + 1
@@ -148,7 +158,8 @@ def texel(textures: Textures, index: int, face: int, at: tuple, right: tuple, do
     square = max(
         (right[0] * width) ** 2 + (right[1] * height) ** 2, (down[0] * width) ** 2 + (down[1] * height) ** 2
     )
-    level = min(max(0.5 * math.log2(max(square, 1e-12)), 0.0), textures.depth[index] - 1.0)
+    square = min(max(square, 1e-12), 1e12) if square == square else 1.0  # NaN of a shape without extent
+    level = min(max(0.5 * math.log2(square), 0.0), textures.depth[index] - 1.0)
     low = int(level)
     share = level - low
     sheet = (levels[index, side, low, 0], levels[index, side, low, 1], levels[index, side, low, 2])

@@ -62,12 +62,23 @@ def _timeless(run: Run) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "memory/"))} for row in run.metrics()]
 
 
-@pytest.mark.parametrize("stage", ["teach", "distill", "refine"])
-def test_a_run_killed_with_kill_9_resumes_bit_for_bit(stage, chain, tmp_path):
+# memory, sequences, priorities and schedules that wait for the student
+REMEMBERING = (
+    "student=cnn_gru", "student.units=8", "student.hidden=[16]", "dagger.sequence=4",
+    "dagger.steps_per_round=4", "dagger.sampling=priority", "dagger.acting.share.above=0.1",
+    "dagger.acting.share.over=5",
+    "loss.estimate.anneal.end=0.5", "dagger.rounds=40", "dagger.evaluate_every=5",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"), [("teach", ()), ("distill", ()), ("distill", REMEMBERING), ("refine", ())]
+)
+def test_a_run_killed_with_kill_9_resumes_bit_for_bit(stage, more, chain, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert main(_words(stage, chain, whole)) == 0
+    assert main([*_words(stage, chain, whole), *more]) == 0
     reference = Run.open(next(whole.glob("*")))
-    killed = _kill_in_the_middle(_words(stage, chain, cut), cut)
+    killed = _kill_in_the_middle([*_words(stage, chain, cut), *more], cut)
     assert not killed.is_finished
     assert killed.checkpoint_step() < reference.checkpoint_step()
     assert main(["resume", f"run={killed.path}"]) == 0

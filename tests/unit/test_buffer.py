@@ -63,8 +63,3 @@ def test_the_planned_size_is_the_size_on_disk_and_removing_leaves_nothing(tmp_pa
     assert sum(file.stat().st_size for file in (tmp_path / "b").iterdir()) == planned_bytes(columns, 14)
     buffer.remove()
     assert not (tmp_path / "b").exists()
-
-
-def test_a_buffer_that_does_not_fit_the_disk_says_how_many_rows_would(tmp_path):
-    with pytest.raises(UserError, match=r"the buffer needs .* GB, .* GB are free: capacity \d+"):
-        Buffer(tmp_path, columns_of(_rows(0, 1)), 10**13, 0)

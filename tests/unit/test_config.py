@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("parts")
 MINIMAL = {
     "teach": ["task=hop"],
     "distill": ["parent=p"],
+    "doctor": ["parent=p"],
     "refine": ["parent=p"],
     "evaluate": ["run=r"],
     "export": ["run=r"],
@@ -161,6 +162,7 @@ def test_one_number_is_a_schedule_that_stays_there():
         (["teacher=onnx"], "parent=p and teacher=onnx: only one can teach"),
         (["teacher=ppo", "parent="], "teacher=ppo is trained before it labels"),
         (["loss=[]"], "loss must name at least one loss, got none"),
+        (["loss=[estimate,estimate]"], "loss names 'estimate' twice"),
         (["loss=[huber]"], "no loss named 'huber'. Known: action_huber, estimate, latent"),
         (["loss.latent.weight=2"], "loss has no key 'latent'. Keys: action_huber, estimate"),
         (["loss.estimate.weight=-1"], "loss.estimate: weight must be >= 0, got -1.0"),

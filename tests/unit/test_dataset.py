@@ -111,7 +111,7 @@ def test_new_rows_come_with_the_greatest_priority_and_a_ring_forgets_the_oldest(
     known.add(0, 3)
     known.update(torch.tensor([0, 1, 2]), torch.tensor([0.2, 5.0, 0.1]))
     known.add(3, 2)  # row 4 takes the place of row 0
-    assert known.values.tolist() == pytest.approx([5.0, 5.0, 0.1, 5.0])
+    assert known.values.tolist() == pytest.approx([2.0, 5.0, 0.1, 2.0])
 
 
 def test_a_row_counts_where_the_student_needs_it_and_the_teacher_is_sure():
@@ -120,10 +120,48 @@ def test_a_row_counts_where_the_student_needs_it_and_the_teacher_is_sure():
     said[1:] += 0.5
     log_std = torch.full((3, 2, 4), -3.0)
     log_std[2] = 0.5
-    needed, sure, unsure = priority(said, label, log_std).tolist()
+    everywhere = torch.ones(3, 2, dtype=torch.bool)
+    needed, sure, unsure = priority(said, label, log_std, everywhere).tolist()
     assert needed == 0
     assert sure > 2 * unsure > 0
-    assert priority(said, label, None)[1] == pytest.approx(0.5)
+    assert priority(said, label, None, everywhere)[1] == pytest.approx(0.5)
+
+
+def test_steps_that_are_held_out_make_no_row_more_important():
+    label = torch.zeros(1, 2, 4)
+    said = label.clone()
+    said[:, 1] = 0.7
+    assert priority(said, label, None, torch.tensor([[True, False]])).item() == 0
+
+
+def test_no_row_is_forgotten_before_it_was_seen(tmp_path):
+    known, generator = Priorities(4096), torch.Generator().manual_seed(0)
+    known.add(0, 4096)
+    seen = torch.zeros(4096, dtype=torch.bool)
+    for _ in range(80):
+        drawn = known.draw(torch.arange(4096), 256, 0.6, generator)
+        seen[drawn] = True
+        known.update(drawn, torch.full((256,), 0.3))
+    assert (~seen).sum() < 40  # drawn uniformly, about 28 would be left
+
+
+def test_what_does_not_fit_the_disk_is_refused_with_what_would(tmp_path, monkeypatch, capsys):
+    import shutil
+    from types import SimpleNamespace
+
+    like = rows_of(steps_of(0, 4), memories_of(0, 4, 2), 2)
+    row_bytes = sum(value[0].nbytes for value in like.values())
+    settings = DaggerConfig(steps_per_round=4, rounds=1000, checkpoint_every=1, sequence=2, capacity=4000)
+    free = 1000 * row_bytes  # 2000 rows and the slack of a round are wanted
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(
+        UserError, match=r"the data set needs .* GB are free; what fits: dagger.capacity="
+    ) as error:
+        DataSet(settings, Draws(0, "train"), ENVS, 2).open(tmp_path, like)
+    fits = int(str(error.value).rpartition("=")[2])
+    assert 1700 < fits < 1800  # frames: 900 rows of two steps, less the slack
+    again = DaggerConfig(steps_per_round=4, rounds=1000, checkpoint_every=1, sequence=2, capacity=fits)
+    DataSet(again, Draws(0, "train"), ENVS, 2).open(tmp_path, like)
 
 
 def test_a_million_depth_pictures_take_no_more_than_their_bytes_and_a_twentieth():

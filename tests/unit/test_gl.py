@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from raster_scenes import FRONT, GEOM, build, pictures, random_scene, rays, scene, shuffle
 
-from robokd import UserError
+from robokd import UserError, registry
 from robokd.vision.encode import encode
 from robokd.vision.gl import GlCfg
 
@@ -268,3 +269,93 @@ def test_nothing_of_opengl_is_imported_before_it_is_built():
     )
     told = run_python(code, None)
     assert told.strip() == "[]"
+
+
+def textured(width, height, *, repeat=(1, 1), is_uniform=False, has_mesh=False):
+    """A wall, or a slab with texture coordinates of its own, under a texture of waves, evenly lit."""
+    spec = scene()
+    spec.visual.headlight.specular, spec.visual.headlight.diffuse = [0, 0, 0], [0, 0, 0]
+    spec.visual.headlight.ambient = [1, 1, 1]
+    texture = spec.add_texture(
+        name="t", type=mujoco.mjtTexture.mjTEXTURE_2D, width=width, height=height, nchannel=3
+    )
+    row, column = np.mgrid[0:height, 0:width]
+    waves = [127 + 120 * np.sin(2 * np.pi * k * x / n) for k, x, n in ((2, column, width), (3, row, height))]
+    texture.data = np.stack([*waves, 0 * row], -1).astype(np.uint8).tobytes()
+    material = spec.add_material(name="t", texrepeat=repeat, texuniform=is_uniform)
+    roles = [""] * int(mujoco.mjtTextureRole.mjNTEXROLE)
+    roles[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = "t"
+    material.textures = roles
+    if has_mesh:
+        corners = np.array([[x, y, z] for x in (0, 0.05) for y in (-0.4, 0.4) for z in (-0.3, 0.3)])
+        places = np.stack([(corners[:, 1] + 0.4) / 0.8, (corners[:, 2] + 0.3) / 0.6], 1) * 0.8 + 0.1
+        faces = np.array([
+            [0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1], [2, 3, 7], [2, 7, 6], [0, 2, 6],
+            [0, 6, 4], [1, 5, 7], [1, 7, 3],
+        ])  # fmt: skip
+        spec.add_mesh(
+            name="slab", uservert=corners.ravel(), userface=faces.ravel(), usertexcoord=places.ravel(),
+            userfacetexcoord=faces.ravel(),
+        )  # fmt: skip
+        spec.worldbody.add_geom(type=GEOM.mjGEOM_MESH, meshname="slab", pos=[1, 0, 0], material="t")
+    else:
+        spec.worldbody.add_geom(
+            type=GEOM.mjGEOM_PLANE, size=[0, 0, 1], pos=[4, 0, 0], quat=[1, 0, -1, 0], material="t"
+        )
+    return build(spec)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"width": 64, "height": 64, "has_mesh": True},
+        {"width": 64, "height": 64, "has_mesh": True, "repeat": (2, 3)},
+        {"width": 64, "height": 32, "has_mesh": True, "repeat": (2, 3), "is_uniform": True},
+        {"width": 63, "height": 63},
+        {"width": 50, "height": 30},
+        {"width": 100, "height": 60, "repeat": (2, 2)},
+    ],
+)
+def test_textures_of_any_size_and_on_meshes_are_those_of_mujoco(draw, how):
+    sim = textured(**how)
+    ours = pictures(sim, COLOUR, np.uint8).astype(float)
+    theirs = draw(sim, COLOUR).astype(float)
+    seen = theirs.sum(1, keepdims=True) > 0
+    assert seen.mean() > 0.1
+    assert np.abs(ours - theirs).mean(1, keepdims=True)[seen].mean() <= 3
+
+
+@pytest.mark.parametrize("name", registry.names("renderer"))
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("geom_size", 0.0, "geom wall: its size must be > 0 and finite; in world 1 it is not so"),
+        ("geom_size", np.nan, "geom wall: its size must be > 0 and finite"),
+        ("mocap_pos", np.nan, "geom wall: its position and quaternion must be finite; in world 1"),
+        ("cam_pos", np.inf, "camera 'front': its pose must be finite"),
+        ("cam_fovy", 180.0, "camera 'front': its fovy must be in \\(0, 180\\) degrees"),
+        ("cam_fovy", np.nan, "camera 'front': its fovy must be in"),
+    ],
+)
+def test_every_renderer_refuses_a_world_that_cannot_be_drawn(name, field, value, message):
+    spec = scene()
+    body = spec.worldbody.add_body(name="wall", mocap=True, pos=[1, 0, 0])
+    body.add_geom(name="wall", **WALL)
+    sim = build(spec, num_envs=2)
+    wrong = sim.get(field).clone()
+    wrong[1] = value
+    sim.set(field, wrong)
+    sim.forward(torch.ones(2, dtype=torch.bool))
+    with pytest.raises(UserError) as error:
+        registry.find("renderer", name)().build(sim, [FRONT], 1)
+    if "pip install" in str(error.value) or "OpenGL" in str(error.value):
+        pytest.skip(str(error.value))
+    assert re.match(message, str(error.value))
+
+
+def test_colours_and_segments_reach_beyond_the_far_of_depth_in_every_renderer(draw):
+    spec = scene()
+    spec.worldbody.add_geom(pos=[4, 0, 0], **WALL)
+    sim = build(spec)
+    assert (draw(sim, SEGMENT) == pictures(sim, SEGMENT, np.int16)).mean() > 0.99
+    assert (draw(sim, SEGMENT) == 0).mean() > 0.2

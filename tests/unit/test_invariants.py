@@ -11,7 +11,7 @@ from robokd import UserError
 from robokd.cli import main
 from robokd.config import compose
 from robokd.learn import dagger
-from robokd.learn.dataset import EPISODE, LABEL
+from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY
 from robokd.learn.pupil import build_student
 from robokd.learn.residual import ResidualEnv
 from robokd.learn.rollout import rollout
@@ -27,10 +27,14 @@ from robokd.teachers.ppo import PpoCfg
 @pytest.fixture
 def engine(chain, make_env, tmp_path):
     """Return a DAgger engine on a tiny world, its data in memory of this test."""
+    return _engine(chain, make_env, tmp_path)
+
+
+def _engine(chain, make_env, tmp_path, *words):
     from tests.conftest import TINY
 
     config = compose(
-        "distill", [f"parent={chain['teach']}", *TINY["distill"]], Run.open(chain["teach"]).config
+        "distill", [f"parent={chain['teach']}", *TINY["distill"], *words], Run.open(chain["teach"]).config
     )
     env = make_env(6, ("proprio", "front", "privileged"), stream="train", horizon_s=0.2, hold_s=0.1)
     teacher = load_teacher(Run.open(chain["teach"]), "best", env)
@@ -186,7 +190,7 @@ def test_8_truncation_bootstraps_and_termination_does_not(make_env, succeeds):
 class Counter(nn.Module):
     """A recurrent student for the test: its action is the number of steps since its state was reset."""
 
-    inputs, targets, feature_size, offers = ("proprio",), {}, 1, frozenset()
+    inputs, targets, feature_size, offers, latent_size = ("proprio",), {}, 1, frozenset(), 0
 
     def initial_state(self, count):
         return TensorDict({"steps": torch.zeros(count)}, batch_size=[count])
@@ -228,6 +232,49 @@ def test_12_a_replayed_sequence_gives_what_was_said_on_line(make_env):
         output, state = student.forward(obs, state)
         assert torch.equal(output.action.clip(-1, 1), action)
         state = student.reset(state, done)
+
+
+RECURRENT = ("student=cnn_gru", "student.units=8", "student.hidden=[16]", "dagger.steps_per_round=8")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_12_what_is_learned_from_is_what_was_said_when_it_was_collected(chain, make_env, tmp_path, share):
+    engine = _engine(chain, make_env, tmp_path, *RECURRENT, "dagger.sequence=4")
+    said, act = [], engine.policy.act
+    engine.policy.act = lambda obs: said.append(act(obs)) or said[-1]
+    engine.student.update_normalizers = lambda rows: None
+    for _ in range(2):
+        engine._collect(share)
+    rows = engine.data.buffer.rows(torch.arange(len(engine.data.buffer)))
+    assert rows[FRESH][:, 1:].any()  # episodes end inside of rows
+    memory = TensorDict({"hidden": rows[MEMORY + "hidden"]}, batch_size=[len(rows)])
+    with torch.no_grad():
+        again = engine.student.sequence(engine._seen(rows), memory, rows[FRESH]).action.clip(-1, 1)
+    wanted = torch.stack(said)  # (steps, N, A), against rows in the order of blocks of 4 steps, then N
+    wanted = wanted.unflatten(0, (-1, 4)).transpose(1, 2).flatten(0, 1)
+    assert torch.allclose(again, wanted, atol=1e-6)
+
+
+def test_nothing_is_learned_from_steps_that_are_held_out(chain, make_env, tmp_path):
+    def learned(spoil):
+        torch.manual_seed(0)
+        folder = tmp_path / str(spoil)
+        engine = _engine(
+            chain, make_env, folder, *RECURRENT, "dagger.sequence=4", "dagger.validation_share=0.4"
+        )
+        for _ in range(2):
+            engine._collect(0.5)
+        rows = engine.data.buffer.rows(torch.arange(len(engine.data.buffer)))
+        held = engine.data.is_held_out(rows)
+        assert held.any()
+        assert not held.all()
+        assert (held.any(1) & ~held.all(1)).any()  # some rows are held out in part
+        if spoil:
+            engine.data.buffer._maps[LABEL][: len(rows)][held.numpy()] = 0.9
+        engine._fit(0, 1e-2)
+        return [value.clone() for value in engine.student.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(learned(False), learned(True), strict=True))
 
 
 def test_5_losses_are_linear_in_their_weights(engine):

@@ -309,8 +309,8 @@ def test_cameras_without_place_and_orthographic_ones_are_refused():
         model.cam_pos[0, 0] = np.nan
 
     assert "camera 'front': its pose must be finite" in refusal(scene(), FRONT, lose)
-    flat = dataclasses.replace(FRONT, fovy_deg=180.0)
-    assert "fovy_deg in (0, 180)" in refusal(scene(), flat)
+    with pytest.raises(ValueError, match=r"fovy_deg must be in \(0, 180\), got 180"):
+        dataclasses.replace(FRONT, fovy_deg=180.0)
     spec = scene()
     spec.camera("front").proj = mujoco.mjtProjection.mjPROJ_ORTHOGRAPHIC
     assert "camera 'front' is orthographic" in refusal(spec, FRONT)
@@ -335,3 +335,29 @@ def test_a_camera_on_a_body_sees_what_a_fixed_one_sees_from_there():
     fixed = draw(sim, [FRONT, RGB, SEGMENT])
     for name, image in draw(sim, wrist).items():
         np.testing.assert_array_equal(image, fixed[name])
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, np.inf, np.nan])
+def test_a_world_that_loses_its_size_later_spoils_no_memory(size):
+    spec = scene()
+    spec.add_texture(
+        name="t", type=mujoco.mjtTexture.mjTEXTURE_2D, builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER, width=16,
+        height=16, rgb1=[1, 0, 0], rgb2=[0, 1, 0],
+    )  # fmt: skip
+    roles = [""] * int(mujoco.mjtTextureRole.mjNTEXROLE)
+    roles[int(mujoco.mjtTextureRole.mjTEXROLE_RGB)] = "t"
+    spec.add_material(name="t").textures = roles
+    for kind in (GEOM.mjGEOM_BOX, GEOM.mjGEOM_CAPSULE, GEOM.mjGEOM_ELLIPSOID, GEOM.mjGEOM_PLANE):
+        spec.worldbody.add_geom(type=kind, size=[0.3, 0.3, 0.3], pos=[1, 0, 0], material="t")
+    sim = build(spec, num_envs=2)
+    renderer = RasterCfg().build(sim, [RGB])
+    out = np.zeros((2, *RGB.shape), np.uint8)
+    renderer.render(sim, [RGB], {RGB.name: out})
+    before = out[0].copy()
+    sizes = sim.get("geom_size").clone()
+    for axis in range(3):
+        wrong = sizes.clone()
+        wrong[1, :, axis] = size
+        sim.set("geom_size", wrong)
+        renderer.render(sim, [RGB], {RGB.name: out})
+        assert np.array_equal(out[0], before)

@@ -58,7 +58,8 @@ def test_a_gated_schedule_counts_the_validations_that_were_good_enough_and_no_ro
         ({"begin": math.nan}, "begin and end must be finite"),
         ({"over": -1}, "after and over must be >= 0, got 0 and -1"),
         ({"rate": 1.0}, "rate must be in \\(0, 1\\), got 1.0"),
-        ({"above": 2.0}, "above must be in \\[0, 1\\], got 2.0"),
+        ({"above": 0.8}, "counts validations: over must say how many, got 0"),
+        ({"above": 2.0, "over": 3}, "above must be in \\[0, 1\\], got 2.0"),
     ],
 )
 def test_a_senseless_schedule_is_refused(wrong, message):

@@ -1,6 +1,6 @@
 """DAgger's acceptance test: labels where the teacher goes do not teach how to come back.
 
-    python -m tests.worlds.pendulum results/distill_pendulum.json      five seeds, about eight minutes
+    python -m tests.evidence.pendulum results/distill_pendulum.json      five seeds, about eight minutes
 
 A double pendulum balanced by LQR; 2400 labels, once all of the teacher's own states (behaviour cloning), once
 of the student's (DAgger). It counts control steps until the fall, at most 500, over 64 test episodes.
@@ -53,7 +53,7 @@ def main(out: str) -> None:
                 rows.append({"way": way, "seed": seed, **balanced(way, seed, Path(runs))})
                 print(rows[-1], flush=True)
     means = {way: sum(r["steps"] for r in rows if r["way"] == way) / len(SEEDS) for way in WAYS}
-    command = f"python -m tests.worlds.pendulum {out}"
+    command = f"python -m tests.evidence.pendulum {out}"
     write_atomic(
         Path(out), to_json({"command": command, "cap_steps": 500, "mean_steps": means, "rows": rows})
     )
