@@ -63,7 +63,7 @@ class PolicyGraph(nn.Module):
     def __init__(self, policy: Exportable, env: VecEnv) -> None:
         super().__init__()
         self.student: Any = policy.student  # a torch module
-        self.inputs, self.memory = policy.inputs, tuple(sorted(policy.state.keys()))
+        self.inputs, self.memory = policy.inputs, tuple(sorted(map(str, policy.state.keys())))
         self.is_refined = isinstance(policy, RefinedPolicy)
         if isinstance(policy, RefinedPolicy):
             self.actor, self.scale = policy.actor, policy.scale
@@ -148,14 +148,14 @@ def record_episodes(env: VecEnv, policy: Exportable, count: int) -> list[Sample]
     ended = 0
     while ended < EPISODES or len(samples) < count:
         anchor, rate = env.state.command, env.state.rate
-        before = {MEMORY + name: value for name, value in policy.state.items()}
+        before = {MEMORY + str(name): value for name, value in policy.state.items()}
         inputs = {name: obs[name] for name in policy.inputs} | before | {"anchor": anchor, "rate": rate}
         with torch.no_grad():
             said, _ = policy.student.forward(obs, policy.state)
         action = policy.act(obs)
         command, command_rate = decode(action, anchor, rate, limits, torch)
         outputs = {"command": command, "command_rate": command_rate, "action": action, **said.estimates}
-        outputs |= {NEXT_MEMORY + name: value for name, value in policy.state.items()}
+        outputs |= {NEXT_MEMORY + str(name): value for name, value in policy.state.items()}
         samples.append(Sample(inputs=_arrays(inputs), outputs=_arrays(outputs)))
         obs, _, dones, _ = env.step(action)
         policy.reset(dones.bool())
@@ -216,7 +216,7 @@ def validation_success(run: Run, checkpoint: str) -> float | None:
     return next((row.get("validation/success") for row in run.metrics() if row["step"] == step), None)
 
 
-def _arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def _arrays(tensors: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in tensors.items()}
 
 

@@ -228,8 +228,8 @@ class Dagger:
             self.optimizer.step()
             for name, value in (("loss", loss), *terms.items()):
                 sums[name] = sums.get(name, 0.0) + value.detach()
+            self.totals["grad_samples"] += len(chosen) * self.length
         self.student.eval()
-        self.totals["grad_samples"] += settings.gradient_steps * len(chosen) * self.length
         if not math.isfinite(sums["loss"].item()):
             raise UserError(
                 f"the distillation loss is not finite in round {number}: lower dagger.learning_rate"
@@ -243,7 +243,7 @@ class Dagger:
         self, rows: TensorDict, valid: Tensor, weights: dict[str, float], chosen: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the objective of rows (B, T) over their valid steps, and its terms; note priorities."""
-        kept = rows.keys()
+        kept = map(str, rows.keys())
         memory = {name.removeprefix(MEMORY): rows[name] for name in kept if name.startswith(MEMORY)}
         state = TensorDict(memory, batch_size=[len(rows)])
         said = self.student.sequence(self._seen(rows), state, rows[FRESH])

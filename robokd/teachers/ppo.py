@@ -125,7 +125,7 @@ class PpoTeacher:
 
     def __init__(self, actor: MLPModel, inputs: Sequence[str]) -> None:
         self.inputs = tuple(inputs)
-        self.offers = frozenset(("features",) if actor.distribution is None else ("log_std", "features"))
+        self.offers = frozenset[str](("features",) if actor.distribution is None else ("log_std", "features"))
         self.actor = actor
 
     def label(self, obs: TensorDict) -> TeacherOutput:
