@@ -32,7 +32,7 @@ MISTAKES = [
     (["export", "run={distill}", "out=no/x.robokd"], "cannot write no/x.robokd: there is no folder no"),
     (["deploy", "bundle=no.robokd"], "bundle no.robokd: No such file"),
     ([*TEACH, "seed=9223372036854775808"], "seed must be < 2^63"),
-    (["distill", "parent={teach}", "dagger.learning_rate=inf"], "dagger.learning_rate: a schedule's begin and end must be finite"),
+    (["distill", "parent={teach}", "dagger.learning_rate=inf"], "a schedule's begin and end must be finite"),
     (["look", "task=reach", "cameras=[]"], "cameras must name at least one camera, or all"),
     ([*PIPELINE, "evaluate.spaces=[x]"], "no space of parameters named 'x'"),
     ([*PIPELINE, "distill.cameras=[nope]"], "no observation group or camera named 'nope'"),
