@@ -84,3 +84,36 @@ def test_a_camera_s_errors_are_of_one_episode_and_do_not_add_up(make_env):
         places.append(env.sim.get("cam_pos")[:, index].clone())
         assert (places[-1] - nominal).abs().max() <= 0.01
     assert len({tuple(row.tolist()) for rows in places for row in rows}) > 9
+
+
+def test_a_lens_that_is_a_little_off_is_off_the_camera_s_own_and_not_the_scene_s():
+    pytest.importorskip("mujoco")
+    import dataclasses
+
+    from raster_scenes import FRONT, GEOM, build, scene
+
+    from robokd import UserError
+    from robokd.draws import Draws
+    from robokd.env.eyes import Eyes
+    from robokd.vision.raster import RasterCfg
+
+    def rows_of_the_box(corruption, cameras=(FRONT,)):
+        spec = scene()
+        spec.camera("front").fovy = 30  # the CameraSpec says another
+        for size, at in (([0.1, 0.3, 0.3], 1.1), ([0.1, 5, 5], 2.5)):
+            spec.worldbody.add_geom(type=GEOM.mjGEOM_BOX, size=size, pos=[at, 0, 0])
+        sim = build(spec, num_envs=2)
+        draws = Draws(0, "train")
+        eyes = Eyes(sim, RasterCfg(), cameras, corruption, control_dt=0.04, draws=draws, threads=1)
+        eyes.begin(torch.ones(2, dtype=torch.bool), torch.arange(2))
+        sim.forward(torch.ones(2, dtype=torch.bool))
+        seen = eyes.look(torch.arange(2), torch.zeros(2, dtype=torch.int64))["front"][
+            :, 0, :, FRONT.width // 2
+        ]
+        return (seen < 0.7 * seen.max()).sum(1)
+
+    off = Corruption(fovy_error_deg=0.5)
+    assert (rows_of_the_box(off) - rows_of_the_box(Corruption())).abs().max() <= 2  # one at each edge
+    wide = dataclasses.replace(FRONT, name="wide", view="front", fovy_deg=FRONT.fovy_deg + 20)
+    with pytest.raises(UserError, match=r"moves one field of view a camera, not .* degrees of 'front'"):
+        rows_of_the_box(off, (FRONT, wide))
