@@ -3,7 +3,8 @@
 The kernels are in images.py and the files it imports; this file checks what is asked for, finds the worlds'
 and the caller's memory and shares the worlds among threads. A world may have its own poses, geom_size,
 geom_rgba, mat_rgba, cam_fovy, and poses, ambient and diffuse colours of lights. The rest of the model is read
-at construction; a field of view that no world has set is the CameraSpec's.
+at construction, transparency too; a field of view that no world has set is the CameraSpec's. A plane has a
+front only, as for MuJoCo's rays; MuJoCo's OpenGL draws its back too, see-through in colour.
 Shapes: N worlds, S geoms that are drawn, H rows, W columns.
 """
 
