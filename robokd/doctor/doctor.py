@@ -24,7 +24,7 @@ from robokd.learn.dagger import latent_size
 from robokd.learn.dataset import EPISODE, LABEL
 from robokd.learn.instructor import open_teacher, teacher_inputs
 from robokd.learn.objective import Objective
-from robokd.learn.pupil import build_student
+from robokd.learn.pupil import build_student, privileged_terms
 from robokd.learn.stage import begin, build_env
 from robokd.vision.sensor import Corruption
 
@@ -65,8 +65,8 @@ def doctor(config: DoctorConfig, resume: Run | None = None) -> Path | str:
 def examine(config: DoctorConfig) -> Iterator[Finding]:
     """Yield the findings, in their order; what cannot be looked into any more is left out."""
     place = build_env(config, (), "validation", num_envs=1)
+    wanted = teacher_inputs(config, place.task)
     place.close()
-    wanted = teacher_inputs(config)
     unseen = teacher.sight(config.groups, config.cameras, place.obs_specs, place.camera_specs)
     known = [name for name in config.groups if name in place.obs_specs]
     groups = tuple(dict.fromkeys((*known, *wanted)))
@@ -83,7 +83,7 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     yield teacher.clipping(seen.labels)
     yield teacher.moving(seen.labels, env.action_spec.names)
     yield teacher.determinism(probe.repeat(env, guide))
-    terms = probe.privileged(env, guide)
+    terms = privileged_terms({name: env.obs_specs[name] for name in guide.inputs if name in env.obs_specs})
     env.close()
     if unseen is None:
         yield from examine_student(config, guide, seen, terms)
@@ -117,7 +117,7 @@ def examine_losses(config: DoctorConfig, env: TaskEnv, guide: Teacher) -> Findin
     """Return whether student and teacher say what the losses read."""
     try:
         objective = Objective(config.loss)
-        student = build_student(config, env, latent_size(config, guide, env))
+        student = build_student(config, env, latent_size(objective, guide, env))
         objective.check(student, guide)
         emitted = [term for group in guide.inputs if group in env.obs_specs
                    for term in env.obs_specs[group].slices()]  # fmt: skip
@@ -136,7 +136,7 @@ def examine_costs(
 ) -> Iterator[Finding]:
     """Yield what the stage would cost, with rows of `length` steps and environments of these groups."""
     env = build_env(config, groups, "validation", num_envs=min(config.num_envs, TIMED_ENVS))
-    student = build_student(config, env, latent_size(config, guide, env))
+    student = build_student(config, env, latent_size(Objective(config.loss), guide, env))
     small = probe.timed_config(config, env.num_envs, length)
     engine = probe.make_engine(small, env, student, guide, folder)
     try:

@@ -8,6 +8,7 @@ Shapes: R rows, T steps, B rows of a batch, A action dimensions, D numbers of a 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from robokd.doctor.probe import Probe
-from robokd.learn.dataset import FRESH, LABEL, MEMORY
+from robokd.learn.dagger import MAX_GRAD_NORM
+from robokd.learn.dataset import LABEL, batch_rows, said, seen
+from robokd.schemas import falling
 from robokd.students.base import StudentModule, StudentOutput
 
 GRADIENT_STEPS = 300  # of every fit, whatever the data: what differs is the data alone
 BATCH = 128  # frames
-RATES = 2e-3, 1e-4  # learning rate, first and last: those of the stage
-MAX_GRAD_NORM = 1.0
+RATE = dataclasses.replace(falling(), over=GRADIENT_STEPS)  # that of the stage, in steps for rounds
 DELTA = 0.2  # of the action loss, as in losses.action_huber
 RIDGE = 1e-3  # share of the variance, for columns that are nearly sums of others
 
@@ -52,20 +54,18 @@ def moments(probe: Probe, name: str) -> tuple[Tensor, Tensor]:
 def fit(student: StudentModule, probe: Probe, share: float, seed: int) -> Score:
     """Fit a fresh student to the first `share` of the environments and score it."""
     training = trained_rows(probe, share)
-    seen = _seen(student, probe.rows[training])
-    student.update_normalizers(seen.flatten(0, 1))
+    student.update_normalizers(seen(probe.rows[training], student.inputs).flatten(0, 1))
     scales = {name: moments(probe, name) for name in probe.targets}
-    optimizer = torch.optim.AdamW(list(student.parameters()), lr=RATES[0])
+    optimizer = torch.optim.AdamW(list(student.parameters()), lr=RATE.begin)
     generator = torch.Generator().manual_seed(seed % 2**63)
-    count = max(BATCH // probe.held_out.shape[1], 1)
+    count = batch_rows(BATCH, probe.held_out.shape[1])
     student.train()
     for step in range(GRADIENT_STEPS):
-        falling = (1 + math.cos(math.pi * step / GRADIENT_STEPS)) / 2
         for group in optimizer.param_groups:
-            group["lr"] = RATES[1] + (RATES[0] - RATES[1]) * falling
+            group["lr"] = RATE.value(step, [], GRADIENT_STEPS)
         chosen = training[torch.randint(len(training), (count,), generator=generator)]
         rows = probe.rows[chosen]
-        loss = _loss(_say(student, rows), rows, ~probe.held_out[chosen], scales)
+        loss = _loss(said(student, rows), rows, ~probe.held_out[chosen], scales)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), MAX_GRAD_NORM)
@@ -75,13 +75,13 @@ def fit(student: StudentModule, probe: Probe, share: float, seed: int) -> Score:
 
 
 def _loss(
-    said: StudentOutput, rows: TensorDict, valid: Tensor, scales: dict[str, tuple[Tensor, Tensor]]
+    output: StudentOutput, rows: TensorDict, valid: Tensor, scales: dict[str, tuple[Tensor, Tensor]]
 ) -> Tensor:
     """Return the loss of rows (B, T) over their valid steps."""
-    each = functional.huber_loss(said.action, rows[LABEL], reduction="none", delta=DELTA).mean(-1) / DELTA
+    each = functional.huber_loss(output.action, rows[LABEL], reduction="none", delta=DELTA).mean(-1) / DELTA
     for name, (mean, deviation) in scales.items():
         wanted = (rows[name] - mean) / deviation
-        off = functional.huber_loss(said.estimates[name], wanted, reduction="none").mean(-1)
+        off = functional.huber_loss(output.estimates[name], wanted, reduction="none").mean(-1)
         each = each + off / len(scales)
     return (each * valid).sum() / valid.sum().clamp(min=1)
 
@@ -92,12 +92,12 @@ def _score(
     found = probe.held_out.any(1).nonzero()[:, 0]
     errors, guesses = [], {name: [] for name in scales}
     with torch.no_grad():
-        for part in found.split(max(1024 // probe.held_out.shape[1], 1)):
+        for part in found.split(batch_rows(1024, probe.held_out.shape[1])):
             rows, held = probe.rows[part], probe.held_out[part]
-            said = _say(student, rows)
-            errors.append((said.action.clip(-1, 1) - rows[LABEL]).abs().mean(-1)[held])
+            output = said(student, rows)
+            errors.append((output.action.clip(-1, 1) - rows[LABEL]).abs().mean(-1)[held])
             for name, (mean, deviation) in scales.items():
-                guesses[name].append(said.estimates[name] * deviation + mean)
+                guesses[name].append(output.estimates[name] * deviation + mean)
     judged = probe.held_out[found] & probe.misled[found][:, None]
     r2 = {
         name: r_squared(torch.cat(guess)[judged], probe.rows[name][found][judged], scales[name][0])
@@ -132,15 +132,3 @@ def linear_r2(probe: Probe, groups: Sequence[str]) -> dict[str, float]:
         weights = torch.linalg.solve(gram, x[free].T @ (y[free] - center))
         found[name] = r_squared(x[judged] @ weights + center, y[judged], center)
     return found
-
-
-def _seen(student: StudentModule, rows: TensorDict) -> TensorDict:
-    fields = {name: rows[name] for name in student.inputs}
-    return TensorDict(fields, batch_size=rows[FRESH].shape)
-
-
-def _say(student: StudentModule, rows: TensorDict) -> StudentOutput:
-    """Return what the student says of rows (B, T)."""
-    memory = {name.removeprefix(MEMORY): value for name, value in rows.items() if name.startswith(MEMORY)}
-    state = TensorDict(memory, batch_size=[len(rows)])
-    return student.sequence(_seen(student, rows), state, rows[FRESH])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from robokd.doctor.finding import FAIL, OK, WARN, Finding
 from robokd.draws import Draws
 from robokd.learn.buffer import Column, planned_bytes
-from robokd.learn.dataset import DataSet
+from robokd.learn.dataset import DataSet, batch_rows
 from robokd.memory import forget_peak_memory, peak_rss_mb
 
 if TYPE_CHECKING:
@@ -61,10 +61,9 @@ def measured(engine: Dagger) -> Costs:
 def disk(config: DistillConfig, costs: Costs, length: int, free: int) -> Finding:
     """Hold the data set of `length` steps a row to the free disk, in bytes."""
     data = DataSet(config.dagger, Draws(config.seed, "validation"), config.num_envs, length)
-    rows, each = data._capacity + data._slack, planned_bytes(dict(costs.columns), 1)
-    room = int(free * DISK_SHARE)
-    most = max((room // each - data._slack) * length, 0)
-    wanted = rows * each
+    rows, each = data.size, planned_bytes(dict(costs.columns), 1)
+    room, wanted = int(free * DISK_SHARE), rows * each
+    most = data.capacity_in(room, each)
     if wanted <= room:
         level, cure = OK, ""
     elif most:
@@ -81,7 +80,7 @@ def disk(config: DistillConfig, costs: Costs, length: int, free: int) -> Finding
 
 def memory(config: DistillConfig, costs: Costs, length: int, available_mb: float) -> Finding:
     """Hold the memory of a batch, as measured, to what is available, in MiB."""
-    rows = max(config.dagger.batch_size // length, 1)
+    rows = batch_rows(config.dagger.batch_size, length)
     batch = rows * planned_bytes(dict(costs.columns), 1) / 2**20
     level = WARN if costs.peak_mb > MEMORY_SHARE * available_mb else OK
     return Finding(
@@ -102,7 +101,7 @@ def wall_time(config: DistillConfig, costs: Costs, length: int, horizon: int) ->
         frames * costs.collect_s, steps * costs.fit_s, looks * costs.collect_s,
     )  # fmt: skip
     total = collect_s + fit_s + look_s
-    samples = steps * max(settings.batch_size // length, 1) * length
+    samples = steps * batch_rows(settings.batch_size, length) * length
     return Finding(
         check="time", level=OK, value=total,
         measured=f"about {spoken(total)} for all {settings.rounds} rounds on {config.threads} threads: "

@@ -152,16 +152,6 @@ def size(config: DoctorConfig) -> int:
     return max(min(config.frames // STEPS, MOST), FEWEST)
 
 
-def privileged(env: TaskEnv, teacher: Teacher) -> dict[str, tuple[str, slice]]:
-    """Return {term: (group, columns)} of what only a simulator knows and the teacher reads."""
-    found: dict[str, tuple[str, slice]] = {}
-    for group in teacher.inputs:
-        if group in env.obs_specs and env.obs_specs[group].role == "privileged":
-            for term, place in env.obs_specs[group].slices().items():
-                found.setdefault(term, (group, place))
-    return found
-
-
 def probe_config(config: DoctorConfig, terms: tuple[str, ...]) -> DoctorConfig:
     """Return the config with losses of the probe's own, of actions and of all the terms."""
     losses = {"action_huber": ActionHuberCfg()}

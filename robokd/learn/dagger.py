@@ -21,10 +21,9 @@ from robokd import UserError
 from robokd.draws import Draws
 from robokd.env.base import VecEnv, contract
 from robokd.learn.acting import executed
-from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY, DataSet, rows_of
+from robokd.learn.dataset import EPISODE, FRESH, LABEL, DataSet, rows_of, said, seen
 from robokd.learn.instructor import open_teacher, parents, teacher_inputs
 from robokd.learn.objective import Objective
-from robokd.learn.priorities import priority
 from robokd.learn.pupil import build_student, estimated_terms, student_inputs, target_slices
 from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
@@ -47,15 +46,16 @@ IN_A_ROW = 16  # steps of a sequence, for a student that remembers or plans ahea
 def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     """Distil the parent's teacher into a student and return the path of its summary."""
     begin(config.seed, config.threads)
-    teacher_groups, student_groups = teacher_inputs(config), student_inputs(config)
     known = build_env(config, (), "train", num_envs=1)
+    teacher_groups, student_groups = teacher_inputs(config, known.task), student_inputs(config)
     target_groups = [group for group, _ in target_slices(known, estimated_terms(config)).values()]
     known.close()
     groups = dict.fromkeys((*student_groups, *teacher_groups, *target_groups))
     env = build_env(config, tuple(groups), "train")
     teacher = open_teacher(config, env)
-    student = build_student(config, env, latent_size(config, teacher, env))
-    Objective(config.loss).check(student, teacher)
+    objective = Objective(config.loss)
+    student = build_student(config, env, latent_size(objective, teacher, env))
+    objective.check(student, teacher)
     row_length(config.dagger, student)  # what cannot be learned is refused before a run is begun
     count = config.dagger.evaluate_episodes
     validation = build_env(config, student_groups, "validation", num_envs=count)
@@ -77,9 +77,9 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     return summary
 
 
-def latent_size(config: DistillConfig, teacher: Teacher, env: VecEnv) -> int:
+def latent_size(objective: Objective, teacher: Teacher, env: VecEnv) -> int:
     """Return the size of the teacher's latent if a loss matches it, else 0."""
-    if "latent" not in Objective(config.loss).of_teacher or "latent" not in teacher.offers:
+    if "latent" not in objective.of_teacher or "latent" not in teacher.offers:
         return 0
     latent = teacher.label(env.get_observations()).latent
     assert latent is not None, "the teacher offers a latent and says none"
@@ -176,9 +176,9 @@ class Dagger:
             taught = self.teacher.label(obs)
             steps.append(self._step(obs, taught))
             # asked even where the teacher drives: a student that remembers has seen the whole episode
-            said = self.policy.act(obs)
+            own = self.policy.act(obs)
             actions, driven = executed(
-                settings.acting, share, taught.action, said, self.draws, state.episode_id, state.step
+                settings.acting, share, taught.action, own, self.draws, state.episode_id, state.step
             )
             drove += driven.float().mean()
             obs, _, dones, _ = env.step(actions)
@@ -188,7 +188,7 @@ class Dagger:
         if not self.data.is_open:
             self.data.open(self.run.path / "buffer", rows)
         self.data.add(rows)
-        self.student.update_normalizers(self._seen(rows).flatten(0, 1))
+        self.student.update_normalizers(seen(rows, self.student.inputs).flatten(0, 1))
         frames = settings.steps_per_round * env.num_envs
         self.totals["written"] = self.data.buffer.written
         self.totals["env_steps"] += frames
@@ -203,11 +203,6 @@ class Dagger:
         state = self.env.state
         fields |= {LABEL: taught.action, EPISODE: state.episode_id.clone(), FRESH: state.step == 0}
         return TensorDict(fields, batch_size=obs.batch_size)
-
-    def _seen(self, rows: TensorDict) -> TensorDict:
-        """Return what the student sees in rows, (B, T, ...)."""
-        fields = {name: rows[name] for name in self.student.inputs}
-        return TensorDict(fields, batch_size=[len(rows), self.length])
 
     def _fit(self, number: int, rate: float) -> dict[str, float]:
         """Take the round's gradient steps on rows of the whole data set; they follow from seed and round."""
@@ -243,15 +238,12 @@ class Dagger:
         self, rows: TensorDict, valid: Tensor, weights: dict[str, float], chosen: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the objective of rows (B, T) over their valid steps, and its terms; note priorities."""
-        kept = map(str, rows.keys())
-        memory = {name.removeprefix(MEMORY): rows[name] for name in kept if name.startswith(MEMORY)}
-        state = TensorDict(memory, batch_size=[len(rows)])
-        said = self.student.sequence(self._seen(rows), state, rows[FRESH])
+        output = said(self.student, rows)
         extra = {field: rows[f"{LABEL}.{field}"] for field in self.objective.of_teacher}
         taught = TeacherOutput(action=rows[LABEL], **extra)
-        if chosen is not None and self.data.priorities is not None:
-            self.data.weigh(chosen, priority(said.action.detach(), taught.action, taught.log_std, valid))
-        return self.objective(said, taught, rows, valid, weights)
+        if chosen is not None:
+            self.data.weigh(chosen, output.action, taught, valid)
+        return self.objective(output, taught, rows, valid, weights)
 
     def _validation_loss(self) -> dict[str, float]:
         """Return the losses on the episodes that are never learned from."""

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from robokd import UserError
 from robokd.learn.buffer import Buffer, columns_of, planned_bytes
-from robokd.learn.priorities import Priorities
+from robokd.learn.priorities import Priorities, priority
+from robokd.students.base import Student, StudentOutput
+from robokd.teachers.base import TeacherOutput
 
 if TYPE_CHECKING:
     from robokd.config import DaggerConfig
@@ -45,6 +47,24 @@ def rows_of(steps: Sequence[TensorDict], memories: Sequence[TensorDict], length:
     return TensorDict(joined, batch_size=[len(joined[LABEL])])
 
 
+def batch_rows(frames: int, length: int) -> int:
+    """Return how many rows of `length` steps make a batch of so many frames, at least one."""
+    return max(frames // length, 1)
+
+
+def seen(rows: TensorDict, inputs: Sequence[str]) -> TensorDict:
+    """Return the groups of rows that a student sees, (B, T, ...)."""
+    return TensorDict({name: rows[name] for name in inputs}, batch_size=rows[FRESH].shape)
+
+
+def said(student: Student, rows: TensorDict) -> StudentOutput:
+    """Return what a student says of rows, (B, T, ...), from the memory that stands before each."""
+    kept = map(str, rows.keys())
+    memory = {name.removeprefix(MEMORY): rows[name] for name in kept if name.startswith(MEMORY)}
+    state = TensorDict(memory, batch_size=[len(rows)])
+    return student.sequence(seen(rows, student.inputs), state, rows[FRESH])
+
+
 class DataSet:
     """A ring of rows, all of which the last checkpoint counts on are kept."""
 
@@ -61,7 +81,7 @@ class DataSet:
     def open(self, folder: Path, like: TensorDict, written: int = 0) -> None:
         """Allocate for rows like these, said in bytes; `written` rows of an earlier process are kept."""
         columns = columns_of(like)
-        self.bytes = planned_bytes(columns, self._capacity + self._slack)
+        self.bytes = planned_bytes(columns, self.size)
         groups = ", ".join(f"{name} {column.row_bytes} B" for name, column in columns.items())
         each = f"rows of {self.length} steps:" if self.length > 1 else "rows of"
         print(f"buffer: {self._capacity:,} {each} {groups}: {self.bytes / 1e6:,.0f} MB on disk", flush=True)
@@ -69,14 +89,14 @@ class DataSet:
             self._check_disk(folder.parent)
         self._buffer = Buffer(folder, columns, self._capacity, self._slack, written)
         if self.settings.sampling == "priority":
-            self.priorities = Priorities(self._capacity + self._slack)
+            self.priorities = Priorities(self.size)
 
     def _check_disk(self, folder: Path) -> None:
         """Raise UserError, with the largest capacity that fits, if the files would not fit beside others."""
         free = shutil.disk_usage(folder).free
         if self.bytes > 0.95 * free:
-            rows = int(0.9 * free / self.bytes * (self._capacity + self._slack)) - self._slack
-            fits = f"dagger.capacity={max(rows, 0) * self.length}" if rows > 0 else "none"
+            most = self.capacity_in(int(0.9 * free), self.bytes // self.size)
+            fits = f"dagger.capacity={most}" if most else "none"
             need = f"the data set needs {self.bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
             raise UserError(f"{need}; what fits: {fits}")
 
@@ -96,6 +116,15 @@ class DataSet:
         if self.priorities is not None:
             self.priorities.add(self.buffer.written, len(rows))
         self.buffer.add(rows)
+
+    @property
+    def size(self) -> int:
+        """Rows that there is room for: those that are kept, and those that a resume counts on."""
+        return self._capacity + self._slack
+
+    def capacity_in(self, room: int, row_bytes: int) -> int:
+        """Return the largest `dagger.capacity`, in frames, that fits in so many bytes; 0 = none."""
+        return max((room // row_bytes - self._slack) * self.length, 0)
 
     def is_held_out(self, rows: TensorDict) -> Tensor:
         """Return which steps (B, T) are never learned from."""
@@ -118,15 +147,16 @@ class DataSet:
 
     def draw(self, training: Tensor, generator: torch.Generator) -> Tensor:
         """Return the rows (B,) of a batch, by age, with replacement."""
-        count = max(self.settings.batch_size // self.length, 1)
+        count = batch_rows(self.settings.batch_size, self.length)
         if self.priorities is None:
             return training[torch.randint(len(training), (count,), generator=generator)]
         numbers = self.buffer.written - len(self.buffer) + training
         return training[self.priorities.draw(numbers, count, self.settings.priority_power, generator)]
 
-    def weigh(self, chosen: Tensor, weights: Tensor) -> None:
-        """Note the priorities (B,) of rows that were learned from."""
+    def weigh(self, chosen: Tensor, action: Tensor, taught: TeacherOutput, valid: Tensor) -> None:
+        """Note how much is left to learn of rows, by age (B,), from the student's actions (B, T, A)."""
         if self.priorities is not None:
+            weights = priority(action.detach(), taught.action, taught.log_std, valid)
             self.priorities.update(self.buffer.written - len(self.buffer) + chosen, weights)
 
     def _held_out(self, episodes: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from robokd.config import load
-from robokd.env.base import VecEnv
-from robokd.learn.stage import build_env
+from robokd.env.base import Task, VecEnv
 from robokd.learn.teach import load_teacher
 from robokd.run import Run
 from robokd.teachers.parent import ParentCfg
@@ -21,14 +20,11 @@ def parents(config: DistillConfig) -> list[Run]:
     return [Run.open(config.parent)] if isinstance(config.teacher, ParentCfg) else []
 
 
-def teacher_inputs(config: DistillConfig) -> tuple[str, ...]:
+def teacher_inputs(config: DistillConfig, task: Task) -> tuple[str, ...]:
     """Return the groups that the teacher acts on."""
     if isinstance(config.teacher, ParentCfg):
         return load("teach", Run.open(config.parent).config).teacher.actor_groups
-    env = build_env(config, (), "train", num_envs=1)
-    groups = config.teacher.reads(env.task)
-    env.close()
-    return groups
+    return config.teacher.reads(task)
 
 
 def open_teacher(config: DistillConfig, env: VecEnv) -> Teacher:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from robokd import UserError
 from robokd.config import load
 from robokd.env.base import VecEnv, check_contract
 from robokd.run import Run
+from robokd.specs import ObsSpec
 from robokd.students.base import Interface, StudentModule
 
 if TYPE_CHECKING:
@@ -30,12 +32,18 @@ def estimated_terms(config: DistillConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(asked))
 
 
-def target_slices(env: VecEnv, names: tuple[str, ...]) -> dict[str, tuple[str, slice]]:
-    """Return {term: (group, columns)} of privileged terms; UserError for a term that no group has."""
-    found = {}
-    for group, spec in env.obs_specs.items():
+def privileged_terms(specs: Mapping[str, ObsSpec]) -> dict[str, tuple[str, slice]]:
+    """Return {term: (group, columns)} of what only a simulator knows; of a term in several, the first."""
+    found: dict[str, tuple[str, slice]] = {}
+    for group, spec in specs.items():
         if spec.role == "privileged":
             found |= {term: (group, place) for term, place in spec.slices().items() if term not in found}
+    return found
+
+
+def target_slices(env: VecEnv, names: tuple[str, ...]) -> dict[str, tuple[str, slice]]:
+    """Return {term: (group, columns)} of privileged terms; UserError for a term that no group has."""
+    found = privileged_terms(env.obs_specs)
     for name in names:
         if name not in found:
             raise UserError(

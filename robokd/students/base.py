@@ -123,7 +123,6 @@ class StudentPolicy:
         self.student = student
         self.inputs = student.inputs
         self.state = student.initial_state(count)
-        self.remembers = not self.state.is_empty()
 
     def act(self, obs: TensorDict) -> Tensor:
         """Return clipped actions (B, A)."""

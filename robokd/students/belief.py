@@ -40,7 +40,7 @@ class BeliefCfg(EyesCfg, HeadsCfg):
 
     def build(self, interface: Interface) -> ModularStudent:
         """Return a student that sees, believes and says what interface says; see Student."""
-        eyes = {camera.name: self.eye(camera) for camera in interface.cameras}
+        eyes = self.eyes(interface)
         return ModularStudent(self, interface, eyes, BeliefMemory(*widths(eyes, interface), self.units))
 
 

@@ -42,6 +42,6 @@ class ChunkCfg(EyesCfg, HeadsCfg):
 
     def build(self, interface: Interface) -> ModularStudent:
         """Return a student that sees, plans and says what interface says; see Student."""
-        eyes = {camera.name: self.eye(camera) for camera in interface.cameras}
+        eyes = self.eyes(interface)
         votes = Votes(self.steps, interface.action_size, self.aggregate)
         return ModularStudent(self, interface, eyes, NoMemory(*widths(eyes, interface)), votes)

@@ -29,5 +29,5 @@ class CnnCfg(EyesCfg, HeadsCfg):
 
     def build(self, interface: Interface) -> ModularStudent:
         """Return a student that sees and says what interface says; see Student."""
-        eyes = {camera.name: self.eye(camera) for camera in interface.cameras}
+        eyes = self.eyes(interface)
         return ModularStudent(self, interface, eyes, NoMemory(*widths(eyes, interface)))

@@ -39,7 +39,7 @@ class CnnGruCfg(EyesCfg, HeadsCfg):
 
     def build(self, interface: Interface) -> ModularStudent:
         """Return a student that sees, remembers and says what interface says; see Student."""
-        eyes = {camera.name: self.eye(camera) for camera in interface.cameras}
+        eyes = self.eyes(interface)
         return ModularStudent(self, interface, eyes, GruMemory(*widths(eyes, interface), self.units))
 
 

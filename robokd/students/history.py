@@ -50,7 +50,7 @@ class HistoryCfg(EyesCfg, HeadsCfg):
 
     def build(self, interface: Interface) -> ModularStudent:
         """Return a student that sees, remembers and says what interface says; see Student."""
-        eyes = {camera.name: self.eye(camera) for camera in interface.cameras}
+        eyes = self.eyes(interface)
         seen, known = widths(eyes, interface)
         if not known:
             raise UserError("student=history remembers 1-D groups, and it is given none")

@@ -11,7 +11,9 @@ from typing import ClassVar
 
 from robokd import UserError
 from robokd.nets.cnn import KeypointEncoder
+from robokd.nets.pointnet import PointEncoder
 from robokd.specs import CameraSpec
+from robokd.students.base import Interface
 
 Sizes = Mapping[str, int | tuple[int, ...]]  # widths by field
 Profiles = Mapping[str, Sizes]  # every width of a student, by profile
@@ -59,7 +61,11 @@ class EyesCfg:
 
     name: ClassVar[str]
 
-    def eye(self, camera: CameraSpec) -> KeypointEncoder:
+    def eyes(self, interface: Interface) -> dict[str, KeypointEncoder | PointEncoder]:
+        """Return an encoder of every camera, by name."""
+        return {camera.name: self.eye(camera) for camera in interface.cameras}
+
+    def eye(self, camera: CameraSpec) -> KeypointEncoder | PointEncoder:
         """Return an encoder of a camera's pictures."""
         if not camera.is_depth and camera.encoding != "rgb_u8":
             got = f"{camera.name!r} gives {camera.encoding}"

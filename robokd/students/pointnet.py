@@ -39,8 +39,11 @@ class PointnetCfg(EyesCfg, HeadsCfg):
 
     def build(self, interface: Interface) -> ModularStudent:
         """Return a student that sees and says what interface says; see Student."""
-        eyes = {camera.name: self._eye(camera) for camera in interface.cameras}
+        eyes = self.eyes(interface)
         return ModularStudent(self, interface, eyes, NoMemory(*widths(eyes, interface)))
 
-    def _eye(self, camera: CameraSpec) -> PointEncoder | KeypointEncoder:
-        return PointEncoder(camera, self.point_widths, self.points) if camera.is_depth else self.eye(camera)
+    def eye(self, camera: CameraSpec) -> KeypointEncoder | PointEncoder:
+        """See EyesCfg: depth is seen as points."""
+        if camera.is_depth:
+            return PointEncoder(camera, self.point_widths, self.points)
+        return super().eye(camera)

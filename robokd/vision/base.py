@@ -28,12 +28,24 @@ _OF_CAMERAS = {"cam_fovy": 1, "cam_xpos": 3, "cam_xmat": 9}
 
 
 def scene_camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
-    """Return the index of a camera of the scene; raises UserError if there is none of its name."""
+    """Return the index of a camera of the scene; UserError if there is none, or one without perspective."""
     known = [model.camera(index).name for index in range(model.ncam)]
     name = camera.scene_camera
     if name not in known:
         raise UserError(f"the scene has no camera named {name!r}. It has: {', '.join(known) or 'none'}")
-    return known.index(name)
+    index = known.index(name)
+    if model.cam_projection[index]:
+        raise UserError(f"camera {name!r} is orthographic in the scene; a CameraSpec is perspective")
+    return index
+
+
+def tells(sim: Sim, field: str) -> bool:
+    """Whether the simulation can tell a model field of its worlds; if not, it is the model's in all."""
+    try:
+        sim.get(field)
+    except ValueError:
+        return False
+    return True
 
 
 def check_worlds(sim: Sim, cameras: Sequence[CameraSpec], geoms: Sequence[int]) -> None:
@@ -75,6 +87,15 @@ def check_built(camera: CameraSpec, cameras: Mapping[str, CameraSpec]) -> None:
     if cameras.get(camera.name) != camera:
         known = ", ".join(sorted(cameras)) or "none"
         raise UserError(f"the renderer was not built with this camera {camera.name!r}, but with: {known}")
+
+
+def check_buffer(camera: CameraSpec, num_envs: int, shape: Sequence[int], kind: str) -> None:
+    """Raise UserError for a caller's buffer whose shape or numpy type is not that of a camera's images."""
+    kinds = [np.dtype(camera.dtype).name] + (["float32"] if camera.is_depth else [])
+    wanted = (num_envs, *camera.shape)
+    if tuple(shape) != wanted or kind not in kinds:
+        what = f"wanted {wanted} of {' or '.join(kinds)}, got {tuple(shape)} of {kind}"
+        raise UserError(f"buffer of camera {camera.name!r}: {what}")
 
 
 class Renderer(Protocol):

@@ -22,7 +22,7 @@ import numpy as np
 from robokd import UserError
 from robokd.registry import register
 from robokd.specs import CameraSpec
-from robokd.vision.base import check_built, check_worlds, scene_camera_index
+from robokd.vision.base import check_buffer, check_built, check_worlds, scene_camera_index, tells
 from robokd.vision.encode import encode
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Gl:
     def __init__(self, cfg: GlCfg, sim: Sim, cameras: Sequence[CameraSpec]) -> None:
         mujoco = _mujoco()
         self._contexts: dict[tuple[int, int], mujoco.Renderer] = {}
-        self._index = {camera.name: _camera_index(sim.model, camera) for camera in cameras}
+        self._index = {camera.name: scene_camera_index(sim.model, camera) for camera in cameras}
         shown = ~np.isin(sim.model.geom_group, cfg.hidden_groups)
         check_worlds(sim, cameras, shown.nonzero()[0].tolist())
         self._cameras = {camera.name: camera for camera in cameras}
@@ -88,7 +88,7 @@ class Gl:
         self._option = _options(mujoco, cfg)
         self._poses = [field for field in _pose_fields(self._model) if getattr(self._data, field).size]
         fields = [field for field in VISUAL_FIELDS if getattr(self._model, field).size]
-        self._fields = [field for field in (*fields, "cam_fovy") if _has(sim, field)]
+        self._fields = [field for field in (*fields, "cam_fovy") if tells(sim, field)]
         for field in self._poses:
             sim.get(field)  # a field that MuJoCo's batch has not been asked for is zero until the next step
         try:
@@ -158,12 +158,7 @@ class Gl:
                 f"renderer=mujoco writes to CPU memory, the buffer of {camera.name!r} is on a GPU"
             )
         image = np.asarray(buffer)
-        kinds = {np.dtype(camera.dtype)} | ({np.dtype(np.float32)} if camera.is_depth else set())
-        shape = (num_envs, *camera.shape)
-        if image.shape != shape or image.dtype not in kinds:
-            wanted = f"{shape} of {' or '.join(sorted(map(str, kinds), reverse=True))}"
-            got = f"{image.shape} of {image.dtype}"
-            raise UserError(f"buffer of camera {camera.name!r}: wanted {wanted}, got {got}")
+        check_buffer(camera, num_envs, image.shape, image.dtype.name)
         if not image.flags.writeable:
             raise UserError(f"buffer of camera {camera.name!r}: it must be writable")
         return image
@@ -214,22 +209,6 @@ def _options(mujoco: ModuleType, cfg: GlCfg) -> mujoco.MjvOption:
 
 def _pose_fields(model: mujoco.MjModel) -> tuple[str, ...]:
     return (*POSES, *(BODY_POSES if model.nskin else ()), *(("flexvert_xpos",) if model.nflex else ()))
-
-
-def _camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
-    index = scene_camera_index(model, camera)
-    if model.cam_projection[index]:
-        raise UserError(f"camera {camera.name!r} is orthographic in the scene; a CameraSpec is perspective")
-    return index
-
-
-def _has(sim: Sim, field: str) -> bool:
-    """Whether the simulation can tell a model field of its worlds; if not, it is the model's in all."""
-    try:
-        sim.get(field)
-    except ValueError:
-        return False
-    return True
 
 
 def _rows(values: np.ndarray | Tensor, like: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from torch import Tensor
 from robokd import UserError
 from robokd.registry import register
 from robokd.specs import CameraSpec
-from robokd.vision.base import check_built, check_worlds, scene_camera_index
+from robokd.vision.base import check_buffer, check_built, check_worlds, scene_camera_index
 from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
 from robokd.vision.mjwarp_worlds import Worlds, modules, view_of
 from robokd.vision.scene_tables import DRAWN, HFIELD, shown_rgba
@@ -71,7 +71,7 @@ class Mjwarp:
         check_worlds(sim, cameras, geoms.tolist())
         if any(camera.encoding == "rgb_u8" for camera in cameras):
             _check_colours(sim.model, geoms, cfg)
-        views = {view_of(camera): _camera_index(sim.model, camera) for camera in cameras}
+        views = {view_of(camera): scene_camera_index(sim.model, camera) for camera in cameras}
         # of nothing, warp cannot build a tree
         self._worlds = Worlds(installed, cfg, sim, cameras, views) if views and geoms.size else None
 
@@ -97,13 +97,8 @@ class Mjwarp:
             if not buffer.flags.writeable or any(stride < 0 for stride in buffer.strides):
                 raise UserError(f"buffer of camera {camera.name!r}: it must be writable and run forward")
             buffer = torch.from_numpy(buffer)
-        kinds = [str(np.dtype(camera.dtype))] + (["float32"] if camera.is_depth else [])
-        shape, kind = (self._num_envs, *camera.shape), str(buffer.dtype).removeprefix("torch.")
-        if tuple(buffer.shape) != shape or kind not in kinds:
-            got = f"{tuple(buffer.shape)} of {kind}"
-            raise UserError(
-                f"buffer of camera {camera.name!r}: wanted {shape} of {' or '.join(kinds)}, got {got}"
-            )
+        kind = str(buffer.dtype).removeprefix("torch.")
+        check_buffer(camera, self._num_envs, buffer.shape, kind)
         return buffer
 
 
@@ -166,10 +161,3 @@ def _is_mapped(model: mujoco.MjModel, geom: int) -> bool:
 def _names(model: mujoco.MjModel, geoms: Sequence[int]) -> str:
     names = [model.geom(geom).name or f"#{geom}" for geom in geoms[:8]]
     return ", ".join(names) + (" ..." if len(geoms) > 8 else "")
-
-
-def _camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
-    index = scene_camera_index(model, camera)
-    if model.cam_projection[index]:
-        raise UserError(f"camera {camera.name!r} is orthographic in the scene; a CameraSpec is perspective")
-    return index

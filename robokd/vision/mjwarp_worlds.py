@@ -21,6 +21,7 @@ from torch import Tensor
 
 from robokd import UserError
 from robokd.specs import CameraSpec
+from robokd.vision.base import tells
 from robokd.vision.scene_tables import HFIELD, hfield_triangles
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class Worlds:
         fields = (*SHAPES, *COLOURS) if has_colour else SHAPES
         shared = (*SHARED, *SHARED_COLOURS) if has_colour else SHARED
         shared = (*shared, *SHARED_SHADOWS) if has_colour and cfg.shadows else shared
-        self._fields = [field for field in fields if getattr(model, field).size and _tells(sim, field)]
-        self._shared = {field: getattr(model, field).copy() for field in shared if _tells(sim, field)}
+        self._fields = [field for field in fields if getattr(model, field).size and tells(sim, field)]
+        self._shared = {field: getattr(model, field).copy() for field in shared if tells(sim, field)}
         self._poses = (*POSES, *LIGHT_POSES) if has_colour and model.nlight else POSES
         for field in (*self._poses, *CAMERA_POSES):
             sim.get(field)  # a field that MuJoCo's batch has not been asked for is zero until the next step
@@ -277,12 +278,3 @@ def _check_shared(field: str, values: np.ndarray | Tensor, drawn: np.ndarray) ->
         raise UserError(
             f"renderer=mjwarp draws all worlds with the {field} of the start; some world has its own"
         )
-
-
-def _tells(sim: Sim, field: str) -> bool:
-    """Whether the simulation can tell a model field of its worlds; if not, it is the model's in all."""
-    try:
-        sim.get(field)
-    except ValueError:
-        return False
-    return True

@@ -23,7 +23,7 @@ from robokd.cores import cores
 from robokd.registry import register
 from robokd.specs import CameraSpec
 from robokd.vision import scene_colours, scene_tables
-from robokd.vision.base import check_built, check_worlds
+from robokd.vision.base import check_buffer, check_built, check_worlds
 from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
 from robokd.vision.lens import LANES, make_lens
 
@@ -265,7 +265,7 @@ def _colours(sim: Sim) -> tuple[np.ndarray, ...]:
 def _depth_output(camera: CameraSpec | None, out: _Buffers, num_envs: int) -> tuple[Any, ...]:
     if camera is None:
         return _NONE[np.uint8], _NONE[np.uint16], _NONE[np.float32], 0, 0, _NO_CODING
-    flat, (worlds, _, rows) = _flat(camera, out[camera.name], num_envs, (camera.dtype, np.float32))
+    flat, (worlds, _, rows) = _flat(camera, out[camera.name], num_envs)
     near = np.float32(camera.near_m)
     if camera.encoding == "depth_f16":
         near = max(near, SMALLEST_F16_M)
@@ -279,14 +279,14 @@ def _depth_output(camera: CameraSpec | None, out: _Buffers, num_envs: int) -> tu
 def _segment_output(camera: CameraSpec | None, out: _Buffers, num_envs: int) -> tuple[Any, ...]:
     if camera is None:
         return _NONE[np.int16], 0, 0
-    flat, (worlds, _, rows) = _flat(camera, out[camera.name], num_envs, (camera.dtype,))
+    flat, (worlds, _, rows) = _flat(camera, out[camera.name], num_envs)
     return flat, worlds, rows
 
 
 def _rgb_output(camera: CameraSpec | None, out: _Buffers, num_envs: int) -> tuple[Any, ...]:
     if camera is None:
         return _NONE[np.uint8], 0, 0, 0
-    flat, strides = _flat(camera, out[camera.name], num_envs, (camera.dtype,))
+    flat, strides = _flat(camera, out[camera.name], num_envs)
     return (flat, *strides)
 
 
@@ -297,23 +297,18 @@ _NO_CODING = (np.float32(0), np.float32(0), np.float32(0))
 
 
 def _flat(
-    camera: CameraSpec, buffer: np.ndarray | Tensor, num_envs: int, kinds: Sequence[type]
+    camera: CameraSpec, buffer: np.ndarray | Tensor, num_envs: int
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
     """Return the caller's buffer as a row, and how far apart worlds, channels and rows are; no copy."""
     if getattr(buffer, "is_cuda", False):
         raise UserError(f"renderer=raster writes to CPU memory, the buffer of {camera.name!r} is on a GPU")
     image = np.asarray(buffer)
-    shape = (num_envs, *camera.shape)
-    if image.shape != shape or image.dtype not in kinds:
-        wanted = f"{shape} of {' or '.join(str(np.dtype(kind)) for kind in kinds)}"
-        raise ValueError(
-            f"buffer of camera {camera.name!r}: wanted {wanted}, got {image.shape} of {image.dtype}"
-        )
+    check_buffer(camera, num_envs, image.shape, image.dtype.name)
     worlds, channels, rows, columns = (stride // image.itemsize for stride in image.strides)
     if columns != 1 or min(worlds, channels, rows) < 0 or not image.flags.writeable:
         raise ValueError(f"buffer of camera {camera.name!r}: rows must be contiguous, forward and writable")
     extent = sum(
-        (count - 1) * stride for count, stride in zip(shape, (worlds, channels, rows, 1), strict=True)
+        (count - 1) * stride for count, stride in zip(image.shape, (worlds, channels, rows, 1), strict=True)
     )
     flat = np.lib.stride_tricks.as_strided(image, (extent + 1,), (image.itemsize,))
     return flat, (worlds, channels, rows)

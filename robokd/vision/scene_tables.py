@@ -63,16 +63,12 @@ def visible(model: mujoco.MjModel, hidden_groups: Sequence[int]) -> np.ndarray:
 
 
 def camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
-    """Return the index of a camera of the scene; raises UserError if there is none, or none of this kind."""
+    """Return the index of a camera of the scene; UserError if there is none of this kind, or no pose."""
     index, name = scene_camera_index(model, camera), camera.scene_camera
-    pose = (*model.cam_pos[index], *model.cam_quat[index], camera.fovy_deg)
-    if not np.isfinite(pose).all() or not 0 < camera.fovy_deg < 180:
-        raise UserError(
-            f"camera {name!r}: its pose must be finite and fovy_deg in (0, 180), got position "
-            f"{model.cam_pos[index].tolist()}, quaternion {model.cam_quat[index].tolist()}, {camera.fovy_deg}"
-        )
-    if model.cam_projection[index]:
-        raise UserError(f"camera {name!r} is orthographic: renderer=raster draws perspective cameras")
+    position, quaternion = model.cam_pos[index], model.cam_quat[index]
+    if not np.isfinite((*position, *quaternion)).all():
+        got = f"position {position.tolist()}, quaternion {quaternion.tolist()}"
+        raise UserError(f"camera {name!r}: its pose must be finite, got {got}")
     return index
 
 

@@ -36,6 +36,18 @@ def build(spec, num_envs=1):
     return sim
 
 
+def own_views(spec):
+    """Three worlds with a box 1 m ahead; the second has a lens of 30 degrees, the third stands 0.5 m back."""
+    spec.worldbody.add_geom(type=GEOM.mjGEOM_BOX, size=[0.1, 0.2, 0.2], pos=[1.1, 0, 0])
+    sim = build(spec, num_envs=3)
+    fovy, position = sim.get("cam_fovy").clone(), sim.get("cam_pos").clone()
+    fovy[1], position[2, 0, 0] = 30.0, -0.5
+    sim.set("cam_fovy", fovy)
+    sim.set("cam_pos", position)
+    sim.forward()
+    return sim
+
+
 def pictures(sim, camera=FRONT, dtype=np.float32, cfg=None):
     renderer = (cfg or RasterCfg(threads=1)).build(sim, [camera])
     sim.forward()

@@ -100,7 +100,7 @@ def test_priorities_are_drawn_in_proportion(tmp_path, capsys):
     fill(data, 2)
     training = data.training()
     weights = torch.arange(len(training)).float() + 1
-    data.weigh(training, weights)
+    data.priorities.update(training, weights)
     drawn = torch.cat([data.draw(training, torch.Generator().manual_seed(k)) for k in range(400)])
     share = torch.bincount(drawn, minlength=len(training)) / len(drawn)
     assert torch.allclose(share, weights / weights.sum(), atol=0.004)

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from raster_scenes import FRONT, GEOM, build, pictures, random_scene, rays, scene, shuffle
+from raster_scenes import FRONT, GEOM, build, own_views, pictures, random_scene, rays, scene, shuffle
 
 from robokd import UserError, registry
 from robokd.vision.encode import encode
@@ -172,14 +172,7 @@ def test_a_world_of_its_own_looks_its_own(draw, field, change):
 
 
 def test_a_world_s_own_lens_and_pose_are_used_and_else_the_spec_s(draw):
-    spec = scene()
-    spec.worldbody.add_geom(type=GEOM.mjGEOM_BOX, size=[0.1, 0.2, 0.2], pos=[1.1, 0, 0])
-    sim = build(spec, num_envs=3)
-    fovy, position = sim.get("cam_fovy").clone(), sim.get("cam_pos").clone()
-    fovy[1], position[2, 0, 0] = 30.0, -0.5
-    sim.set("cam_fovy", fovy)
-    sim.set("cam_pos", position)
-    sim.forward()
+    sim = own_views(scene())
     narrow, wide = (dataclasses.replace(FRONT, fovy_deg=fovy) for fovy in (30, 60))
     depth, nominal = draw(sim, wide), draw(sim, narrow)
     np.testing.assert_array_equal(depth[1], nominal[0])

@@ -11,7 +11,7 @@ from robokd import UserError
 from robokd.cli import main
 from robokd.config import compose
 from robokd.learn import dagger
-from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY
+from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY, seen
 from robokd.learn.pupil import build_student
 from robokd.learn.residual import ResidualEnv
 from robokd.learn.rollout import rollout
@@ -249,7 +249,9 @@ def test_12_what_is_learned_from_is_what_was_said_when_it_was_collected(chain, m
     assert rows[FRESH][:, 1:].any()  # episodes end inside of rows
     memory = TensorDict({"hidden": rows[MEMORY + "hidden"]}, batch_size=[len(rows)])
     with torch.no_grad():
-        again = engine.student.sequence(engine._seen(rows), memory, rows[FRESH]).action.clip(-1, 1)
+        again = engine.student.sequence(seen(rows, engine.student.inputs), memory, rows[FRESH]).action.clip(
+            -1, 1
+        )
     wanted = torch.stack(said)  # (steps, N, A), against rows in the order of blocks of 4 steps, then N
     wanted = wanted.unflatten(0, (-1, 4)).transpose(1, 2).flatten(0, 1)
     assert torch.allclose(again, wanted, atol=1e-6)

@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from raster_scenes import FRONT, GEOM, SOLIDS, add_shapes, build, scene, shape, shuffle
+from raster_scenes import FRONT, GEOM, SOLIDS, add_shapes, build, own_views, scene, shape, shuffle
 
 pytest.importorskip("mujoco_warp")
 pytest.importorskip("warp")
@@ -229,14 +229,7 @@ def test_a_field_that_one_world_sets_changes_that_world_only(field, change):
 
 
 def test_a_world_s_own_lens_and_pose_are_used_and_else_the_spec_s():
-    spec = stage()
-    spec.worldbody.add_geom(type=GEOM.mjGEOM_BOX, size=[0.1, 0.2, 0.2], pos=[1.1, 0, 0])
-    sim = build(spec, num_envs=3)
-    fovy, position = sim.get("cam_fovy").clone(), sim.get("cam_pos").clone()
-    fovy[1], position[2, 0, 0] = 30.0, -0.5
-    sim.set("cam_fovy", fovy)
-    sim.set("cam_pos", position)
-    sim.forward()
+    sim = own_views(stage())
     wide, narrow = (
         dataclasses.replace(FRONT, name=name, view="front", fovy_deg=fovy)
         for name, fovy in (("wide", 60), ("narrow", 30))
