@@ -81,13 +81,13 @@ def kl(
     of_teacher = (2 * teacher.log_std.detach()).exp() + floor**2
     square = (student.action - teacher.action.detach()).square()
     if direction == "forward":
-        return _divergence(of_teacher, of_student, square)
+        return divergence(of_teacher, of_student, square)
     if direction == "reverse":
-        return _divergence(of_student, of_teacher, square)
-    return (_divergence(of_teacher, of_student, square) + _divergence(of_student, of_teacher, square)) / 2
+        return divergence(of_student, of_teacher, square)
+    return (divergence(of_teacher, of_student, square) + divergence(of_student, of_teacher, square)) / 2
 
 
-def _divergence(variance_p: Tensor, variance_q: Tensor, square: Tensor) -> Tensor:
+def divergence(variance_p: Tensor, variance_q: Tensor, square: Tensor) -> Tensor:
     """Return KL(P || Q) of Gaussians whose means differ by sqrt(square), summed over the last axis."""
     ratio = variance_p / variance_q
     return (ratio - 1 - ratio.log() + square / variance_q).sum(-1) / 2

@@ -2,8 +2,8 @@
 
 A config of kind `teacher` that can label is an OpenCfg: `open(place) -> Teacher`; what it opens never runs
 code. `teacher=ppo` is not one: it is trained, and what it leaves is opened.
-Shapes: N environments, T steps, A action dimensions, Z numbers of a latent, F features. `*` is (N,) where a
-teacher is asked, (B, T) where a loss reads it.
+Shapes: N environments, T steps, A action dimensions, K modes of a mixture, Z numbers of a latent, F features.
+`*` is (N,) where a teacher is asked, (B, T) where a loss reads it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from torch import Tensor
 
 from robokd.specs import ActionSpec, ObsSpec
 
-OFFERS = ("log_std", "latent", "value", "features")  # what a teacher may say beside its action
+OFFERS = ("log_std", "latent", "value", "features", "modes")  # what a teacher may say beside its action
 
 
 @dataclass
 class TeacherOutput:
     """What a teacher says of an observation; what it does not offer is None."""
 
-    action: Tensor  # (*, A) clipped mean, in [-1, 1]
-    log_std: Tensor | None = None  # (*, A) of its Gaussian, in action units
+    action: Tensor  # (*, A) clipped mean, in [-1, 1]; of a mixture its first mode: what it does itself
+    log_std: Tensor | None = None  # (*, A) of its Gaussian, or of every mode of it, in action units
     latent: Tensor | None = None  # (*, Z) its code of what only a simulator knows
     value: Tensor | None = None  # (*,) of the state
     features: Tensor | None = None  # (*, F) of its last hidden layer
+    modes: Tensor | None = None  # (*, K, A) clipped means of a mixture's equally likely Gaussians
 
 
 class Teacher(Protocol):

@@ -5,7 +5,9 @@
 A task that has one declares `script_groups`, `script(observations)` and `script_constants()`, the numbers
 that decide it beside its code; of both the hash is made. A script is a pure function of its groups, so that
 it may be asked in another environment than it was opened for, and its labels follow from the row stored.
-Source: the task says where its controller is from. Shapes: N environments, A action dimensions.
+Where several ways are as good, a task may also declare `script_modes(observations)`, (N, K, A), the script's
+own action the first of them, and `script_std()`, (A,): what is taught is then a mixture of Gaussians.
+Source: the task says where its controller is from. Shapes: N environments, K modes, A action dimensions.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ class ScriptedCfg:
         shape = tuple(place.task.script(TensorDict(rows, batch_size=[2])).shape)
         if shape != (2, place.num_actions):
             raise UserError(f"{owner} gives {shape} for 2 rows, wanted (2, {place.num_actions})")
+        if teacher.offers:
+            _check_mixture(teacher.label(TensorDict(rows, batch_size=[2])), owner)
         return teacher
 
 
@@ -53,11 +57,19 @@ class ScriptedTeacher:
     """The Teacher protocol over a task's script."""
 
     def __init__(self, task: Any, inputs: tuple[str, ...]) -> None:  # noqa: ANN401  (a Task)
-        self.task, self.inputs, self.offers = task, inputs, frozenset[str]()
+        self.task, self.inputs = task, inputs
+        is_mixture = callable(getattr(task, "script_modes", None))
+        self.offers = frozenset[str](("log_std", "modes") if is_mixture else ())
 
     def label(self, obs: TensorDict) -> TeacherOutput:
         """See Teacher."""
-        return TeacherOutput(action=self.act(obs))
+        action = self.act(obs)
+        if not self.offers:
+            return TeacherOutput(action=action)
+        with torch.no_grad():
+            modes = self.task.script_modes(obs.select(*self.inputs)).clip(-1, 1)
+            log_std = self.task.script_std().log().to(action).expand_as(action)
+        return TeacherOutput(action=action, log_std=log_std, modes=modes)
 
     def act(self, obs: TensorDict) -> Tensor:
         """See Teacher."""
@@ -70,7 +82,19 @@ class ScriptedTeacher:
     def sha256(self) -> str:
         """See Teacher: of the file that the script stands in and of its constants."""
         code = Path(inspect.getfile(type(self.task))).read_text(encoding="utf-8")
-        return sha256(self.task.script_constants(), [*self.inputs, code])
+        std = {"script_std": self.task.script_std()} if self.offers else {}
+        return sha256({**self.task.script_constants(), **std}, [*self.inputs, code])
+
+
+def _check_mixture(said: TeacherOutput, owner: str) -> None:
+    """Refuse modes of another shape than actions have, and first ones that are not the script's action."""
+    assert said.modes is not None, "a script without modes offers none"
+    shape, (count, size) = tuple(said.modes.shape), said.action.shape
+    if len(shape) != 3 or (shape[0], shape[2]) != (count, size):
+        raise UserError(f"{owner} gives modes {shape} for {count} rows, wanted ({count}, K, {size})")
+    if not torch.equal(said.modes[:, 0], said.action):
+        first, action = said.modes[0, 0].tolist(), said.action[0].tolist()
+        raise UserError(f"{owner} acts {action} where its first mode is {first}: they must be the same")
 
 
 def _name(task: object) -> str:
