@@ -17,7 +17,6 @@ from robokd.schemas import (
     SCHEMAS,
     SHARED,
     BenchConfig,
-    DaggerConfig,
     DeployConfig,
     DistillConfig,
     DoctorConfig,
@@ -34,7 +33,6 @@ from robokd.schemas import (
 __all__ = [
     "SCHEMAS",
     "BenchConfig",
-    "DaggerConfig",
     "DeployConfig",
     "DistillConfig",
     "DoctorConfig",

@@ -6,41 +6,14 @@ The default parts of a stage stand in `configs/<stage>.yaml`.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from robokd.cores import cores
-from robokd.schedule import Schedule
+from robokd.fields import check, part, required
+from robokd.learning import DaggerConfig, ReinforcementConfig
 
 RUN_WITH_POLICY = ("teach", "distill", "refine")
-
-
-def part(kind: str, *, inherit: bool = False, fixed: bool = False) -> dict[str, object]:
-    """Return the metadata of a field that holds a part (of registry.LISTS kinds: parts by name).
-
-    Args:
-        kind: of the registry.
-        inherit: taken from the run that the stage works on.
-        fixed: the inherited part's name cannot be changed, its values can.
-    """
-    return {"kind": kind, "inherit": inherit, "fixed": fixed}
-
-
-def required(
-    meaning: str, *, run_of: Sequence[str] = (), why: str = "", unless: str = ""
-) -> dict[str, object]:
-    """Return the metadata of a field without default; `meaning` says what it is and how to get one.
-
-    Args:
-        meaning: completes "<stage> needs <key>=…: ".
-        run_of: the value is a run of one of these stages, and what is inherited comes from it.
-        why: the reason, where a run of another stage will not do.
-        unless: the key of a part that makes it superfluous, if another one than the default is chosen.
-    """
-    return {"required": meaning, "run_of": tuple(run_of), "why": why, "unless": unless}
 
 
 @dataclass(kw_only=True)
@@ -74,67 +47,6 @@ class TeachConfig(SimulatingConfig):
         check_trains(self.teacher)
 
 
-def handing_over() -> Schedule:
-    """Return the share of a teacher that acts alone at first, and then less and less."""
-    return Schedule(begin=1.0, end=0.0, after=1, over=11)
-
-
-def falling() -> Schedule:
-    """Return a learning rate that falls to the last round."""
-    return Schedule(begin=2e-3, end=1e-4, shape="cosine")
-
-
-@dataclass(kw_only=True)
-class ActingConfig:
-    """Who acts while the student is taught: 1 = the teacher alone (BC), 0 = the student alone."""
-
-    share: Schedule = field(default_factory=handing_over)  # of the teacher
-    per: str = "episode"  # the share is drawn by episode or by step
-    gap: float = 0.0  # > 0: the student acts only while its action is within this of the teacher's
-    noise: float = 0.0  # standard deviation added to what the teacher sends, not to its labels
-
-    def __post_init__(self) -> None:
-        check(self, "dagger.acting.")
-        self.share.check_range("dagger.acting.share", 0, 1)
-        if self.per not in ("episode", "step"):
-            raise ValueError(f"dagger.acting.per must be episode or step, got {self.per!r}")
-
-
-@dataclass(kw_only=True)
-class DaggerConfig:
-    """How a student is distilled: DAgger with an aggregated data set."""
-
-    acting: ActingConfig = field(default_factory=ActingConfig)  # who acts
-    rounds: int = 60  # of collecting and fitting, at most
-    steps_per_round: int = 16  # control steps of every environment
-    gradient_steps: int = 80  # per round
-    batch_size: int = 256  # frames
-    sequence: int = 0  # steps learned from in a row; 0 = 1, or 16 for a student that remembers or plans ahead
-    learning_rate: Schedule = field(default_factory=falling)  # of AdamW
-    weight_decay: float = 1e-4  # of AdamW
-    capacity: int = 300_000  # frames kept; as many as a round has: on-policy
-    sampling: str = "uniform"  # uniform, or priority: what the student gets wrong and the teacher is sure of
-    priority_power: float = 0.6  # 0 = uniform, 1 = in proportion
-    evaluate_every: int = 5  # rounds
-    evaluate_episodes: int = 128  # of the validation stream
-    stop_retention: float = 0.98  # stop at this share of the teacher's success
-    validation_share: float = 0.05  # of the episodes, never trained on
-    checkpoint_every: int = 5  # rounds
-
-    def __post_init__(self) -> None:
-        check(self, "dagger.")
-        if not 0 <= self.stop_retention <= 1:
-            raise ValueError(f"dagger.stop_retention must be in [0, 1], got {self.stop_retention}")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"dagger.validation_share must be in [0, 1), got {self.validation_share}")
-        if self.sampling not in ("uniform", "priority"):
-            raise ValueError(f"dagger.sampling must be uniform or priority, got {self.sampling!r}")
-        if self.sequence and self.steps_per_round % self.sequence:
-            steps = f"dagger.steps_per_round={self.steps_per_round}"
-            raise ValueError(f"dagger.sequence must divide {steps}, or steps are lost; got {self.sequence}")
-        self.learning_rate.check_range("dagger.learning_rate", 1e-12, math.inf)
-
-
 @dataclass(kw_only=True)
 class DistillConfig(SimulatingConfig):
     """Distil a teacher into a student that sees."""
@@ -157,13 +69,19 @@ class DistillConfig(SimulatingConfig):
     cameras: tuple[str, ...] = ("front",)  # the student's eyes, by name; [] = it is blind
     groups: tuple[str, ...] = ("proprio",)  # what else it sees, of what a robot has
     dagger: DaggerConfig = field(default_factory=DaggerConfig)
+    rl: ReinforcementConfig = field(default_factory=ReinforcementConfig)  # of loss=[ppo,…]
+    baseline: str = field(  # a student to go on from, and not to fall behind
+        default="", metadata={"run_of": ("distill",)}
+    )
     num_envs: int = 256  # environments simulated at once
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.loss:
             raise ValueError("loss must name at least one loss, got none")
-        if self.teacher.name == "parent":
+        if self.teacher.name in ("parent", "twin"):
+            if self.teacher.name == "twin" and self.parent:
+                raise ValueError(f"parent={self.parent} and teacher=twin: only one can teach")
             return
         if self.parent:
             raise ValueError(f"parent={self.parent} and teacher={self.teacher.name}: only one can teach")
@@ -303,7 +221,7 @@ class LookConfig(SimulatingConfig):
 class BenchConfig:
     """Measure how fast robokd is beside what one would use instead, correctness first."""
 
-    what: str = "render"  # render or collect
+    what: str = "render"  # render, collect or distill
     out: str = "rows.json"  # file to write
     repeats: int = 5  # of each side, in turn; the median counts
     seed: int = 0  # of every random draw
@@ -357,27 +275,3 @@ def check_trains(teacher: Any) -> None:  # noqa: ANN401  (any registered teacher
     """Raise ValueError for a teacher that only labels."""
     if not hasattr(teacher, "algorithm"):
         raise ValueError(f"teacher={teacher.name} cannot be trained; it is for distill. teacher=ppo can")
-
-
-def check(config: Any, prefix: str = "") -> None:  # noqa: ANN401  (any of the schemas)
-    """Raise ValueError for a value that no stage can work with, naming the key."""
-    lowest = {
-        "seed": 0,
-        "threads": 0,
-        "duration_s": 0,
-        "weight_decay": 0,
-        "sequence": 0,
-    }
-    for key, value in vars(config).items():
-        if type(value) in (int, float) and not value >= (
-            low := lowest.get(key, 1 if type(value) is int else 0)
-        ):
-            raise ValueError(f"{prefix}{key} must be >= {low}, got {value}")
-        if type(value) is float and value == math.inf:
-            raise ValueError(f"{prefix}{key} must be finite, got {value}")
-        if key == "seed" and value >= 2**63:
-            raise ValueError(f"seed must be < 2^63, got {value}")
-        if key == "device" and not re.fullmatch(r"cpu|cuda(:\d+)?", str(value)):
-            raise ValueError(f"device must be cpu, cuda or cuda:<number>, got {value!r}")
-        if key == "checkpoint" and value not in ("best", "last"):
-            raise ValueError(f"checkpoint must be best or last, got {value!r}")

@@ -19,18 +19,19 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 GROUND = {
     "specs", "draws", "geometry", "intervals", "registry", "run", "progress", "events", "schemas", "files",
-    "memory", "cores", "schedule",
+    "memory", "cores", "schedule", "fields", "learning",
 }  # fmt: skip
 ROBOT = {"specs", "geometry", "intervals", "registry", "run", "files", "memory"}
 NEUTRAL = {"specs", "draws", "geometry", "registry", "schedule"}
-CONFIG = {"config", "schemas", "overrides"}
+CONFIG = {"config", "schemas", "fields", "learning", "overrides"}
 PARTS = {"teachers", "students", "losses", "curricula"}
 LEARNING = {*GROUND, *CONFIG, "sim", "vision", "env", "nets", *PARTS, "learn", "evaluate"}
 # part -> what it may import besides itself and the package's root; the longest name that fits a module counts
 MAY_IMPORT = {
     **{part: set() for part in GROUND},
     "run": {"events", "files", "memory"},
-    "schemas": {"cores", "schedule"},
+    "schemas": {"cores", "fields", "learning"},
+    "learning": {"fields", "schedule"},
     "overrides": {"registry", "schedule"},
     "config": {"registry", "specs", "schemas", "overrides"},
     "sim": NEUTRAL,

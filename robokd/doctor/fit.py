@@ -21,7 +21,7 @@ from torch.nn import functional
 from robokd.doctor.probe import Probe
 from robokd.learn.dagger import MAX_GRAD_NORM
 from robokd.learn.dataset import LABEL, batch_rows, said, seen
-from robokd.schemas import falling
+from robokd.learning import falling
 from robokd.students.base import StudentModule, StudentOutput
 
 GRADIENT_STEPS = 300  # of every fit, whatever the data: what differs is the data alone

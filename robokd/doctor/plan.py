@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import io
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,14 +114,6 @@ def spoken(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def free_bytes(runs: str) -> int:
-    """Return the free disk where the run's folder would stand."""
-    folder = Path(runs).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def available_mb() -> float:

@@ -31,7 +31,7 @@ from robokd.losses.action_huber import ActionHuberCfg
 from robokd.losses.estimate import EstimateCfg
 from robokd.run import Run
 from robokd.schedule import Schedule
-from robokd.schemas import ActingConfig
+from robokd.learning import ActingConfig
 from robokd.students.base import Student, StudentModule, StudentPolicy
 
 if TYPE_CHECKING:

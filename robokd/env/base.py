@@ -96,7 +96,8 @@ class VecEnv(Protocol):
 
         Returns (observations, reward (N,), done (N,) int64, extras). extras: `time_outs` (N,) bool, truncated
         by the horizon; `success` (N,) bool of the step that ended or not; `episode` (N,) number of the
-        episode that the step belongs to; `log` scalars.
+        episode that the step belongs to; `log` scalars; `terminal`, where an episode ran out of time, the 1-D
+        groups of all environments before the next episodes begin.
         """
         ...
 
@@ -239,8 +240,13 @@ def draw_parameters(ranges: dict[str, Range], draws: Draws, episode: Tensor, spa
 def check_groups(
     groups: Sequence[str], obs_specs: dict[str, ObsSpec], cameras: dict[str, CameraSpec]
 ) -> None:
-    """Raise UserError naming the first group that the task does not have."""
+    """Raise UserError naming the first group that the task does not have, or whose name it has twice."""
     known = [*obs_specs, *cameras]
+    for name, camera in cameras.items():
+        if camera.name != name:
+            raise UserError(f"the task has a camera {name!r} whose CameraSpec is named {camera.name!r}")
+        if name in obs_specs:
+            raise UserError(f"the task has both a camera and an observation group named {name!r}")
     for group in groups:
         if group not in known:
             raise UserError(f"no observation group or camera named {group!r}. Known: {', '.join(known)}")

@@ -92,6 +92,8 @@ class NativeEnv:
         done = ended | time_outs | diverged
         extras = {"time_outs": time_outs, "success": success, "episode": state.episode_id, "log": {}}
         if done.any():
+            if time_outs.any():
+                extras["terminal"] = self._numbers()
             self._count(done, diverged)
             extras["log"] = {"success": success[done].float().mean()}
             state.episode_id = torch.where(done, state.episode_id + self.num_envs, state.episode_id)
@@ -101,14 +103,19 @@ class NativeEnv:
 
     def observe(self) -> TensorDict:
         """Compute the groups asked for, as fresh tensors."""
+        groups = dict(self._numbers().items())
+        if self.eyes is not None:
+            groups |= self.eyes.look(self.state.episode_id, self.state.step)
+            self.frames_rendered += self.num_envs * len(self.eyes.cameras)
+        return TensorDict(groups, batch_size=[self.num_envs])
+
+    def _numbers(self) -> TensorDict:
+        """Return the 1-D groups asked for, as fresh tensors."""
         groups: dict[str, Tensor] = {}
         for name in self.groups:
             if name in self.obs_specs:
                 groups[name] = self.task.observe(name, self.state)
                 self._check_finite(f"observation {name!r}", groups[name])
-        if self.eyes is not None:
-            groups |= self.eyes.look(self.state.episode_id, self.state.step)
-            self.frames_rendered += self.num_envs * len(self.eyes.cameras)
         return TensorDict(groups, batch_size=[self.num_envs])
 
     def snapshot(self) -> dict[str, Any]:

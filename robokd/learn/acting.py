@@ -12,7 +12,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from robokd.draws import Draws
-    from robokd.schemas import ActingConfig
+    from robokd.learning import ActingConfig
 
 
 def executed(
@@ -35,8 +35,8 @@ def executed(
     Args:
         settings: `dagger.acting`.
         share: of the teacher, in this round.
-        label: clipped actions of the teacher, (N, A).
-        said: clipped actions of the student, (N, A).
+        label: what the teacher would send, (N, A).
+        said: what the student would send, (N, A).
         draws: of the training stream.
         episode: numbers of the episodes, (N,).
         step: control steps since they began, (N,).
@@ -50,5 +50,6 @@ def executed(
         driven = driven | ((label - said).abs().amax(-1) > settings.gap)
     sent = label
     if settings.noise > 0:
-        sent = label + settings.noise * draws.normal("acting_noise", episode, step, label.shape[1])
-    return torch.where(driven[:, None], sent.clip(-1, 1), said), driven
+        noise = settings.noise * draws.normal("acting_noise", episode, step, label.shape[1])
+        sent = (label + noise).clip(-1, 1)
+    return torch.where(driven[:, None], sent, said), driven

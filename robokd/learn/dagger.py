@@ -3,6 +3,8 @@
 Source: Ross, Gordon, Bagnell (2011), algorithm 3.1. Labels are the teacher's clipped mean actions on the
 observation *before* the step. A row of the data set is a sequence of T steps of one environment, with the
 student's memory before it, so that recurrent students learn from every step (truncated backpropagation).
+With a loss of the rollout (loss=[ppo,…]) the student explores, there is no data set, and all losses together
+learn from each round as PPO does: the same objective, whose weights follow their schedules.
 Shapes: N environments, R rows, B rows of a batch, T steps of a row, A action dimensions.
 """
 
@@ -21,26 +23,30 @@ from robokd import UserError
 from robokd.draws import Draws
 from robokd.env.base import VecEnv, contract
 from robokd.learn.acting import executed
-from robokd.learn.dataset import EPISODE, FRESH, LABEL, DataSet, rows_of, said, seen
-from robokd.learn.instructor import open_teacher, parents, teacher_inputs
+from robokd.learn.dataset import EPISODE, FRESH, LABEL, DataSet, rows_of, seen
+from robokd.learn.instructor import cast, parents, teacher_inputs, teacher_outcomes
+from robokd.learn.lesson import Lesson, moved
+from robokd.learn.means import Means
 from robokd.learn.objective import Objective
-from robokd.learn.pupil import build_student, estimated_terms, student_inputs, target_slices
+from robokd.learn.pupil import estimated_terms, row_length, student_inputs, target_slices
+from robokd.learn.reinforcement import Reinforcement, critic_groups, explored
 from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.progress import Progress
 from robokd.run import Run
 from robokd.students.base import StudentModule, StudentPolicy
 from robokd.teachers.base import TeacherOutput
+from robokd.teachers.twin import TwinTeacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from robokd.config import DaggerConfig, DistillConfig
+    from robokd.config import DistillConfig
+    from robokd.learning import DaggerConfig
     from robokd.schedule import Schedule
     from robokd.teachers.base import Teacher
 
 MAX_GRAD_NORM = 1.0
-IN_A_ROW = 16  # steps of a sequence, for a student that remembers or plans ahead
 
 
 def distill(config: DistillConfig, resume: Run | None = None) -> Path:
@@ -50,50 +56,32 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     teacher_groups, student_groups = teacher_inputs(config, known.task), student_inputs(config)
     target_groups = [group for group, _ in target_slices(known, estimated_terms(config)).values()]
     known.close()
-    groups = dict.fromkeys((*student_groups, *teacher_groups, *target_groups))
-    env = build_env(config, tuple(groups), "train")
-    teacher = open_teacher(config, env)
     objective = Objective(config.loss)
-    student = build_student(config, env, latent_size(objective, teacher, env))
+    reads = critic_groups(config.rl, known) if objective.is_reinforced else ()
+    groups = dict.fromkeys((*student_groups, *teacher_groups, *target_groups, *reads))
+    env = build_env(config, tuple(groups), "train")
+    student, teacher = cast(config, env, objective)
     objective.check(student, teacher)
     row_length(config.dagger, student)  # what cannot be learned is refused before a run is begun
     count = config.dagger.evaluate_episodes
     validation = build_env(config, student_groups, "validation", num_envs=count)
-    reference = build_env(config, teacher_groups, "validation", num_envs=count)
     run = resume or create_run(config, "distill", parents(config))
     env.failures = run.path / "failures"
-    taught = rollout(reference, teacher, count)
+    taught = teacher_outcomes(config, teacher, teacher_groups)
     engine = Dagger(config, env, student, teacher, run)
     totals = engine.train(
-        lambda: rollout(validation, StudentPolicy(student, count), count), taught.success.mean().item()
+        lambda: rollout(validation, StudentPolicy(student, count), count),
+        taught.success.mean().item() if taught else 1.0,
     )
     if teacher.sha256() != engine.teacher_sha256:
         raise RuntimeError("the teacher changed while it was distilled")
     parameters = sum(value.numel() for value in student.parameters())
-    steps = totals["env_steps"] + taught.env_steps
+    steps = totals["env_steps"] + (taught.env_steps if taught else 0)
     own = {"teacher_sha256": engine.teacher_sha256, "student_parameters": parameters, "env_steps": steps}
     summary = run.write_summary({**totals, **shared_fields(config), **own})
-    engine.data.buffer.remove()
+    if engine.data.is_open:
+        engine.data.buffer.remove()
     return summary
-
-
-def latent_size(objective: Objective, teacher: Teacher, env: VecEnv) -> int:
-    """Return the size of the teacher's latent if a loss matches it, else 0."""
-    if "latent" not in objective.of_teacher or "latent" not in teacher.offers:
-        return 0
-    latent = teacher.label(env.get_observations()).latent
-    assert latent is not None, "the teacher offers a latent and says none"
-    return latent.shape[-1]
-
-
-def row_length(settings: DaggerConfig, student: StudentModule) -> int:
-    """Return how many steps a student learns from in a row; UserError if rounds are no multiple of it."""
-    looks_far = not student.initial_state(1).is_empty() or "chunk" in student.offers
-    length = settings.sequence or (IN_A_ROW if looks_far else 1)
-    if settings.steps_per_round % length:
-        steps = f"dagger.steps_per_round={settings.steps_per_round}"
-        raise UserError(f"this student learns from {length} steps in a row, which must divide {steps}")
-    return length
 
 
 class Dagger:
@@ -104,27 +92,36 @@ class Dagger:
     ) -> None:
         self.teacher_sha256 = teacher.sha256()
         self.config, self.env, self.student, self.teacher, self.run = config, env, student, teacher, run
+        self.twin = teacher if isinstance(teacher, TwinTeacher) else None
+        self.policy = self.twin.policy if self.twin else StudentPolicy(student, env.num_envs)
         self.settings: DaggerConfig = config.dagger
         self.objective = Objective(config.loss)
         self.weights = {name: cfg.weight for name, cfg in config.loss.items()}  # of the losses, in this round
+        self.lesson = Lesson(student, self.objective, config.teacher.weight if self.twin else None)
+        self._views = (*student.inputs, *student.shown)  # the groups that the student and its twin are shown
+        self._round = TensorDict()  # the newest rows, where the student learns from reward
         weights = [value for value in student.parameters() if value.requires_grad]
         self.optimizer = torch.optim.AdamW(
             weights, lr=self.settings.learning_rate.begin, weight_decay=self.settings.weight_decay
         )
-        self.policy = StudentPolicy(student, env.num_envs)
         self.draws = Draws(config.seed, "train")
         self.targets = target_slices(env, tuple(student.targets))
         self.length = row_length(self.settings, student)
         self.data = DataSet(self.settings, self.draws, env.num_envs, self.length)
+        self.rewards = Reinforcement(config.rl, env) if self.objective.is_reinforced else None
         self.totals = {
             "round": 0, "env_steps": 0, "teacher_labels": 0, "grad_samples": 0, "best": [-math.inf, 0.0],
             "stopped": False, "written": 0, "validation_steps": 0, "validation_frames": 0, "retentions": [],
+            "fall_backs": 0,
         }  # fmt: skip
 
     def train(self, validate: Callable[[], Outcomes], taught: float) -> dict[str, Any]:
         """DAgger rounds until the student keeps enough of the teacher's success `taught`."""
         settings, totals = self.settings, self.totals
         self._restore()
+        if self.config.baseline and not totals["round"]:
+            self._judge(validate(), taught)
+            self._save(is_best=True)  # the student that this one must not fall behind
         with Progress(settings.rounds, "rounds", start=totals["round"]) as bar:
             while totals["round"] < settings.rounds and not totals["stopped"]:
                 number, started = totals["round"], time.perf_counter()
@@ -132,12 +129,12 @@ class Dagger:
                 self.weights = self.objective.weights(self._now)
                 driven = self._collect(share)
                 collected = time.perf_counter()
-                losses = self._fit(number, rate)
+                losses = self._learn(number, rate)
                 totals["round"] += 1
                 finished = totals["round"] == settings.rounds
                 row = {
                     **losses, **self._validation_loss(), "beta": share, "teacher_drove": driven,
-                    "frames": float(totals["written"] * self.length), "learning_rate": rate,
+                    "frames": float(totals["env_steps"]), "learning_rate": rate,
                     "time/collect_s": collected - started, "time/learn_s": time.perf_counter() - collected,
                 }  # fmt: skip
                 is_best = False
@@ -151,7 +148,7 @@ class Dagger:
                 ends = finished or totals["stopped"]
                 if is_best or ends or totals["round"] % settings.checkpoint_every == 0:
                     self._save(is_best)
-                bar.advance(1, success=row.get("validation/success"), loss=losses["loss"])
+                bar.advance(1, success=row.get("validation/success"), loss=losses.get("loss"))
         return {
             "env_steps": totals["env_steps"] + totals["validation_steps"],
             "frames_rendered": self.env.frames_rendered + totals["validation_frames"],
@@ -159,11 +156,16 @@ class Dagger:
             "teacher_labels": totals["teacher_labels"], "grad_samples": totals["grad_samples"],
             "rounds": totals["round"], "validation_success": totals["best"][0],
             "teacher_validation_success": taught, "retention": totals["best"][0] / max(taught, 1e-9),
-            "buffer_bytes": self.data.bytes,
+            "buffer_bytes": self.data.bytes, "fall_backs": totals["fall_backs"],
         }  # fmt: skip
 
     def _now(self, schedule: Schedule) -> float:
         return schedule.value(self.totals["round"], self.totals["retentions"], self.settings.rounds)
+
+    def _learn(self, number: int, rate: float) -> dict[str, float]:
+        if self.rewards is None:
+            return self._fit(number, rate)
+        return self._reinforce(self.rewards, number)
 
     def _collect(self, share: float) -> float:
         """Act, label every observation before its step, store the rows; return how much the teacher drove."""
@@ -176,28 +178,54 @@ class Dagger:
             taught = self.teacher.label(obs)
             steps.append(self._step(obs, taught))
             # asked even where the teacher drives: a student that remembers has seen the whole episode
-            own = self.policy.act(obs)
+            label, own = self._candidates(obs, taught)
             actions, driven = executed(
-                settings.acting, share, taught.action, own, self.draws, state.episode_id, state.step
+                settings.acting, share, label, own, self.draws, state.episode_id, state.step
             )
             drove += driven.float().mean()
-            obs, _, dones, _ = env.step(actions)
+            outcome = env.step(actions)
+            if self.rewards is not None:
+                self.rewards.note(obs, actions, driven, self._is_known(driven), outcome)
+            obs, _, dones, _ = outcome
             self.policy.reset(dones.bool())
             self.teacher.reset(dones.bool())
-        rows = rows_of(steps, memories, self.length)
-        if not self.data.is_open:
-            self.data.open(self.run.path / "buffer", rows)
-        self.data.add(rows)
-        self.student.update_normalizers(seen(rows, self.student.inputs).flatten(0, 1))
+        if self.rewards is not None:
+            for step, judged in zip(steps, self.rewards.judged(obs), strict=True):
+                step.update(judged)
+        self._keep(rows_of(steps, memories, self.length))
         frames = settings.steps_per_round * env.num_envs
-        self.totals["written"] = self.data.buffer.written
         self.totals["env_steps"] += frames
         self.totals["teacher_labels"] += frames
         return drove.item() / settings.steps_per_round
 
+    def _candidates(self, obs: TensorDict, taught: TeacherOutput) -> tuple[Tensor, Tensor]:
+        """Return what the teacher and the student would send (N, A); who learns from reward explores."""
+        if self.rewards is None:
+            return taught.action, self.policy.act(obs)
+        said, draws, state = self.policy.say(obs), self.draws, self.env.state
+        own = explored(said.action, said.log_std, draws, "explore", state)
+        if self.twin is None:
+            return taught.action, own
+        return explored(taught.action, taught.log_std, draws, "explore_twin", state), own
+
+    def _is_known(self, driven: Tensor) -> Tensor:
+        """Return where (N,) the likelihood of what was sent is known: a twin's is, without noise on top."""
+        return torch.ones_like(driven) if self.twin and not self.settings.acting.noise else ~driven
+
+    def _keep(self, rows: TensorDict) -> None:
+        """Add rows to the data set, or hold them for the one round that learns from reward."""
+        if self.rewards is not None:
+            self._round = rows
+            return
+        if not self.data.is_open:
+            self.data.open(self.run.path / "buffer", rows)
+        self.data.add(rows)
+        self.totals["written"] = self.data.buffer.written
+        self.student.update_normalizers(seen(rows, self._views).flatten(0, 1))
+
     def _step(self, obs: TensorDict, taught: TeacherOutput) -> TensorDict:
         """Return what is kept of one step of all environments (N, ...)."""
-        fields = {name: obs[name] for name in self.student.inputs}
+        fields = {name: obs[name] for name in self._views}
         fields |= {name: obs[group][:, place] for name, (group, place) in self.targets.items()}
         fields |= {f"{LABEL}.{field}": getattr(taught, field) for field in self.objective.of_teacher}
         state = self.env.state
@@ -206,53 +234,74 @@ class Dagger:
 
     def _fit(self, number: int, rate: float) -> dict[str, float]:
         """Take the round's gradient steps on rows of the whole data set; they follow from seed and round."""
-        settings, data = self.settings, self.data
-        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
-        training, weights = data.training(), self.weights
-        sums: dict[str, Tensor] = {}
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        settings, data, generator = self.settings, self.data, self._generator(number)
+        training, means = data.training(), Means()
         self.student.train()
         for _ in range(settings.gradient_steps):
             chosen = data.draw(training, generator)
             rows = data.buffer.rows(chosen)
-            loss, terms = self._loss(rows, ~data.is_held_out(rows), weights, chosen)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRAD_NORM)
-            self.optimizer.step()
-            for name, value in (("loss", loss), *terms.items()):
-                sums[name] = sums.get(name, 0.0) + value.detach()
+            valid = ~data.is_held_out(rows)
+            loss, terms, own = self.lesson(rows, valid, self.weights)
+            data.weigh(chosen, own.action, rows, valid)
+            self._descend(loss, rate)
+            means.add(loss=loss, **terms)
             self.totals["grad_samples"] += len(chosen) * self.length
         self.student.eval()
-        if not math.isfinite(sums["loss"].item()):
+        return self._named(means, number)
+
+    def _reinforce(self, rewards: Reinforcement, number: int) -> dict[str, float]:
+        """Take the round's gradient steps on its own rows; they follow from seed and round."""
+        rows, generator = self._round, self._generator(number)
+        is_warm = number >= rewards.settings.critic_warmup
+        means = Means()
+        self.student.train()
+        with torch.no_grad():
+            rows.update(self.lesson.before(rows))
+        for _ in range(rewards.settings.epochs):
+            distance = torch.zeros(())
+            for part in rewards.parts(rows, generator):
+                means.add(critic=rewards.fit_critic(part))
+                self.totals["grad_samples"] += part.numel()
+                if is_warm:
+                    loss, terms, own = self.lesson(part, ~self.data.is_held_out(part), self.weights)
+                    self._descend(loss, rewards.rate)
+                    means.add(loss=loss, **terms)
+                    distance = distance + moved(own, part).detach()
+            rewards.adapt(distance.item() / rewards.settings.mini_batches if is_warm else None)
+        self.student.eval()
+        self.student.update_normalizers(seen(rows, self._views).flatten(0, 1))
+        seen_now = {name: value.item() for name, value in rewards.seen.items()}
+        return {**self._named(means, number), **seen_now, "rl_rate": rewards.rate}
+
+    def _descend(self, loss: Tensor, rate: float) -> None:
+        """Take a gradient step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRAD_NORM)
+        self.optimizer.step()
+
+    def _generator(self, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
+
+    def _named(self, means: Means, number: int) -> dict[str, float]:
+        """Return the means as they are logged; UserError for a loss that is not finite."""
+        found = means.values()
+        if not all(map(math.isfinite, found.values())):
             raise UserError(
                 f"the distillation loss is not finite in round {number}: lower dagger.learning_rate"
             )
-        return {
-            (name if name == "loss" else f"loss/{name}"): value.item() / settings.gradient_steps
-            for name, value in sums.items()
-        }
-
-    def _loss(
-        self, rows: TensorDict, valid: Tensor, weights: dict[str, float], chosen: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the objective of rows (B, T) over their valid steps, and its terms; note priorities."""
-        output = said(self.student, rows)
-        extra = {field: rows[f"{LABEL}.{field}"] for field in self.objective.of_teacher}
-        taught = TeacherOutput(action=rows[LABEL], **extra)
-        if chosen is not None:
-            self.data.weigh(chosen, output.action, taught, valid)
-        return self.objective(output, taught, rows, valid, weights)
+        return {(name if name == "loss" else f"loss/{name}"): value for name, value in found.items()}
 
     def _validation_loss(self) -> dict[str, float]:
         """Return the losses on the episodes that are never learned from."""
-        chosen = self.data.held_out()
+        chosen = self.data.held_out() if self.data.is_open else []
         if not len(chosen):
             return {}
         rows = self.data.buffer.rows(chosen)
         with torch.no_grad():
-            loss, terms = self._loss(rows, self.data.is_held_out(rows), self.weights)
+            loss, terms, _ = self.lesson(rows, self.data.is_held_out(rows), self.weights)
         return {
             "held_out/loss": loss.item(),
             **{f"held_out/{name}": value.item() for name, value in terms.items()},
@@ -267,10 +316,21 @@ class Dagger:
         self.totals["retentions"].append(success / taught if taught > 0 else 1.0)
         is_best = score > self.totals["best"]
         self.totals["best"] = max(score, self.totals["best"])
+        if self.rewards is not None and success < self.totals["best"][0] - self.rewards.settings.fall_back:
+            self._fall_back(self.rewards)
         return is_best
 
+    def _fall_back(self, rewards: Reinforcement) -> None:
+        """Return to the best student so far, to go on from it more slowly; the critic stays as it is."""
+        saved = self.run.load_checkpoint("best")
+        self.student.load_state_dict(saved["student"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        rewards.slow_down()
+        self.totals["fall_backs"] += 1
+
     def _save(self, is_best: bool) -> None:
-        self.data.buffer.flush()
+        if self.data.is_open:
+            self.data.buffer.flush()
         state = {
             "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "totals": self.totals, "env": self.env.snapshot(), "rng": torch.get_rng_state(),
@@ -280,6 +340,8 @@ class Dagger:
         }  # fmt: skip
         if self.data.priorities is not None:
             state["priorities"] = self.data.priorities.values
+        if self.rewards is not None:
+            state["rewards"] = self.rewards.state_dict()
         self.run.save_checkpoint(self.totals["round"], state, best=is_best)
 
     def _restore(self) -> None:
@@ -295,6 +357,9 @@ class Dagger:
         self.totals.update(saved["totals"])
         self.policy.state.update(saved["memory"])
         torch.set_rng_state(saved["rng"])
+        if self.rewards is not None:
+            self.rewards.load_state_dict(saved["rewards"])
+            return
         obs = self.env.get_observations()
         like = [self._step(obs, self.teacher.label(obs))]
         rows = rows_of(like * self.length, [self.policy.state], self.length)

@@ -5,7 +5,6 @@ Shapes: N environments, R rows, B rows of a batch, T steps of a row.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +14,13 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
+from robokd.files import free_bytes
 from robokd.learn.buffer import Buffer, columns_of, planned_bytes
 from robokd.learn.priorities import Priorities, priority
 from robokd.students.base import Student, StudentOutput
-from robokd.teachers.base import TeacherOutput
 
 if TYPE_CHECKING:
-    from robokd.config import DaggerConfig
+    from robokd.learning import DaggerConfig
     from robokd.draws import Draws
 
 # columns beside the student's groups and the privileged terms
@@ -57,12 +56,15 @@ def seen(rows: TensorDict, inputs: Sequence[str]) -> TensorDict:
     return TensorDict({name: rows[name] for name in inputs}, batch_size=rows[FRESH].shape)
 
 
-def said(student: Student, rows: TensorDict) -> StudentOutput:
-    """Return what a student says of rows, (B, T, ...), from the memory that stands before each."""
+def said(student: Student, rows: TensorDict, shown: Sequence[str] = ()) -> StudentOutput:
+    """Return what a student says of rows, (B, T, ...), from the memory that stands before each.
+
+    `shown`: the privileged groups that it is shown beside what it sees.
+    """
     kept = map(str, rows.keys())
     memory = {name.removeprefix(MEMORY): rows[name] for name in kept if name.startswith(MEMORY)}
     state = TensorDict(memory, batch_size=[len(rows)])
-    return student.sequence(seen(rows, student.inputs), state, rows[FRESH])
+    return student.sequence(seen(rows, (*student.inputs, *shown)), state, rows[FRESH])
 
 
 class DataSet:
@@ -86,18 +88,21 @@ class DataSet:
         each = f"rows of {self.length} steps:" if self.length > 1 else "rows of"
         print(f"buffer: {self._capacity:,} {each} {groups}: {self.bytes / 1e6:,.0f} MB on disk", flush=True)
         if not written:
-            self._check_disk(folder.parent)
+            self.check_disk(folder.parent, like)
         self._buffer = Buffer(folder, columns, self._capacity, self._slack, written)
         if self.settings.sampling == "priority":
             self.priorities = Priorities(self.size)
 
-    def _check_disk(self, folder: Path) -> None:
-        """Raise UserError, with the largest capacity that fits, if the files would not fit beside others."""
-        free = shutil.disk_usage(folder).free
-        if self.bytes > 0.95 * free:
-            most = self.capacity_in(int(0.9 * free), self.bytes // self.size)
+    def check_disk(self, folder: Path | str, like: TensorDict) -> None:
+        """Raise UserError, with the largest capacity that fits, if rows like these would not fit the disk.
+
+        `folder`: where the files' folder stands, or would.
+        """
+        free, each = free_bytes(folder), planned_bytes(columns_of(like), 1)
+        if (wanted := each * self.size) > 0.95 * free:
+            most = self.capacity_in(int(0.9 * free), each)
             fits = f"dagger.capacity={most}" if most else "none"
-            need = f"the data set needs {self.bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+            need = f"the data set needs {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
             raise UserError(f"{need}; what fits: {fits}")
 
     @property
@@ -153,10 +158,11 @@ class DataSet:
         numbers = self.buffer.written - len(self.buffer) + training
         return training[self.priorities.draw(numbers, count, self.settings.priority_power, generator)]
 
-    def weigh(self, chosen: Tensor, action: Tensor, taught: TeacherOutput, valid: Tensor) -> None:
+    def weigh(self, chosen: Tensor, action: Tensor, rows: TensorDict, valid: Tensor) -> None:
         """Note how much is left to learn of rows, by age (B,), from the student's actions (B, T, A)."""
         if self.priorities is not None:
-            weights = priority(action.detach(), taught.action, taught.log_std, valid)
+            log_std = rows.get(f"{LABEL}.log_std", None)  # None: no loss reads it, so that it is not kept
+            weights = priority(action.detach(), rows[LABEL], log_std, valid)
             self.priorities.update(self.buffer.written - len(self.buffer) + chosen, weights)
 
     def _held_out(self, episodes: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: B sequences, T steps.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
-from robokd.losses.base import LossCfg
+from robokd.losses.base import BEHIND, LossCfg
 from robokd.students.base import Student, StudentOutput
 from robokd.teachers.base import TeacherOutput
 
@@ -36,6 +37,11 @@ class Objective:
         """The optional fields of a teacher's output that the losses read."""
         return tuple(dict.fromkeys(field for cfg in self.losses.values() for field in cfg.of_teacher))
 
+    @property
+    def is_reinforced(self) -> bool:
+        """Whether a loss learns from reward: all of them then learn from the newest round alone."""
+        return any(cfg.of_rollout for cfg in self.losses.values())
+
     def check(self, student: Student, teacher: Teacher) -> None:
         """Raise UserError, with the names, for a loss that reads what student or teacher do not say."""
         for name, cfg in self.losses.items():
@@ -47,6 +53,10 @@ class Objective:
                     raise UserError(
                         f"loss={name} needs {', '.join(missing)} of the {who}, which offers {has}"
                     )
+            if cfg.gated and not self.is_reinforced:
+                raise UserError(
+                    f"loss.{name}.gated reads what the rewards say: say loss=[ppo,…]"
+                )
 
     def weights(self, value: Callable[[Schedule], float]) -> dict[str, float]:
         """Return the weights of a round, by `value` of their schedules."""
@@ -60,9 +70,16 @@ class Objective:
         valid: Tensor,
         weights: Mapping[str, float],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum and the unweighted mean of each loss over the steps of `valid` (B, T), bool."""
+        """Return the sum and the unweighted mean of each loss over the steps of `valid` (B, T), bool.
+
+        A gated loss counts as 0 where it does not apply. Of a student with two heads the one that imitates
+        is told apart: it learns from all but the reward.
+        """
         count = valid.sum()
-        terms = {
-            name: (loss(said, taught, batch) * valid).sum() / count for name, loss in self._built.items()
-        }
+        imitator = said if said.imitated is None else replace(said, action=said.imitated)
+        terms: dict[str, Tensor] = {}
+        for name, cfg in self.losses.items():
+            where = valid & batch[BEHIND] if cfg.gated else valid
+            value = self._built[name](said if cfg.of_rollout else imitator, taught, batch)
+            terms[name] = (value * where).sum() / count
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum(), terms

@@ -11,9 +11,20 @@ from robokd.env.base import VecEnv, check_contract
 from robokd.run import Run
 from robokd.specs import ObsSpec
 from robokd.students.base import Interface, StudentModule
+from robokd.teachers.twin import TwinCfg
 
 if TYPE_CHECKING:
     from robokd.config import DistillConfig
+    from robokd.learning import DaggerConfig
+
+IN_A_ROW = 16  # steps of a sequence, for a student that remembers or plans ahead
+NEW_HEADS = (
+    "spread",
+    "critic.",
+    "second.",
+    "hint.",
+    "branches.",
+)  # which a baseline may lack
 
 
 def student_inputs(config: DistillConfig) -> tuple[str, ...]:
@@ -69,9 +80,16 @@ def build_student(config: DistillConfig, env: VecEnv, latent_size: int = 0) -> S
     cameras = [env.camera_specs[name] for name in groups if name in env.camera_specs]
     interface = Interface(
         obs_specs=specs, cameras=tuple(cameras), action_size=env.num_actions, targets=targets,
-        latent_size=latent_size,
+        latent_size=latent_size, shown=shown_groups(config, env),
     )  # fmt: skip
     return config.student.build(interface).eval()
+
+
+def shown_groups(config: DistillConfig, env: VecEnv) -> dict[str, ObsSpec]:
+    """Return what the student's twin is shown beside what the student sees."""
+    if not isinstance(config.teacher, TwinCfg):
+        return {}
+    return {name: env.obs_specs[name] for name in config.teacher.groups}
 
 
 def check_robot_has(group: str, env: VecEnv) -> None:
@@ -92,3 +110,34 @@ def load_student(run: Run, checkpoint: str, env: VecEnv) -> StudentModule:
     student = build_student(load("distill", run.config), env, saved["latent_size"])
     student.load_state_dict(saved["student"])
     return student.eval().requires_grad_(False)
+
+
+def begin_as(student: StudentModule, run: Run, checkpoint: str, env: VecEnv) -> None:
+    """Give a fresh student the weights of a distilled one; UserError, naming them, where they do not fit.
+
+    Heads that the other one lacks stay as they are, and so does the spread: one that was distilled has
+    collapsed, and a student that goes on learning must try what it would not do yet.
+    """
+    saved = run.load_checkpoint(checkpoint)
+    check_contract(saved["contract"], env, f"the student of baseline={run.path}")
+    own, theirs = student.state_dict(), dict(saved["student"])
+    theirs.pop("spread", None)
+    absent = [name for name in own if name not in theirs and not name.startswith(NEW_HEADS)]
+    other = [name for name, value in theirs.items() if name not in own or own[name].shape != value.shape]
+    if wrong := [*absent, *other]:
+        shown = ", ".join(wrong[:3]) + (" …" if len(wrong) > 3 else "")
+        raise UserError(
+            f"baseline={run.path} is another student than this one: they differ in {shown}. "
+            "Type the student=, cameras=, groups= and loss.estimate.terms= that it was distilled with"
+        )
+    student.load_state_dict({**own, **theirs})
+
+
+def row_length(settings: DaggerConfig, student: StudentModule) -> int:
+    """Return how many steps a student learns from in a row; UserError if rounds are no multiple of it."""
+    looks_far = not student.initial_state(1).is_empty() or "chunk" in student.offers
+    length = settings.sequence or (IN_A_ROW if looks_far else 1)
+    if settings.steps_per_round % length:
+        steps = f"dagger.steps_per_round={settings.steps_per_round}"
+        raise UserError(f"this student learns from {length} steps in a row, which must divide {steps}")
+    return length

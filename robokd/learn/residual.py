@@ -147,7 +147,7 @@ def check_residual_groups(groups: Sequence[str], seen: Sequence[str], cameras: S
     for group in groups:
         if group not in allowed:
             raise UserError(
-                f"teacher.actor_groups: a residual may not act on {group!r}, a robot has no such thing. "
+                f"teacher.actor_groups: a residual may not act on {group!r}: its student is not shown that. "
                 f"Known: {', '.join(allowed)}"
             )
 

@@ -12,6 +12,7 @@ import torch
 from robokd.config import dump
 from robokd.draws import Draws
 from robokd.env.base import Setup, TaskEnv
+from robokd.files import sha256_of
 from robokd.memory import forget_peak_memory
 from robokd.run import Run
 from robokd.vision.sensor import Corruption
@@ -40,13 +41,16 @@ def begin(seed: int, threads: int) -> None:
 
 
 def create_run(config: StageConfig, stage: str, parents: Sequence[Run] = ()) -> Run:
-    """Return a fresh run folder of this stage."""
+    """Return a fresh run folder of this stage; made from its parents, and from the files of its teacher."""
+    made_from = [parent.reference(getattr(config, "checkpoint", "best")) for parent in parents]
+    teacher = getattr(config, "teacher", None)  # one that is opened from files names them
+    made_from += [{"path": path, "sha256": sha256_of(path)} for path in getattr(teacher, "files", tuple)()]
     return Run.create(
         config.runs,
         task=config.task.name,
         stage=stage,
         config=dump(config),
-        parents=[parent.reference(getattr(config, "checkpoint", "best")) for parent in parents],
+        parents=made_from,
         seed=config.seed,
     )
 

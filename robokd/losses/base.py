@@ -20,6 +20,13 @@ from robokd.schedule import Schedule
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
 
+# what a batch holds beside, of the newest round alone, where something learns from reward
+SENT = "sent"  # (B, T, A) the actions taken, before the environment clips them
+LOG_PROB = "log_prob"  # (B, T) their log likelihood under who took them, when the round's learning begins
+DRIVEN, ACTED = "driven", "acted"  # (B, T) bool, by the teacher; by somebody whose likelihood is known
+ADVANTAGE = "advantage"  # (B, T) how much better they were than expected, in units of its spread; 0 = unknown
+BEHIND = "behind"  # (B, T) bool, they were no better than expected
+
 
 class DistillLoss(Protocol):
     """A loss of every sample."""
@@ -28,7 +35,7 @@ class DistillLoss(Protocol):
         """Return (B, T).
 
         `batch` (B, T) holds `fresh`, bool: the steps that begin an episode, and by name the privileged terms
-        (B, T, D) that the student estimates.
+        (B, T, D) that the student estimates; for a loss of the rollout SENT, LOG_PROB and ADVANTAGE too.
         """
         ...
 
@@ -39,7 +46,9 @@ class LossCfg:
 
     weight: float = 1.0  # of this loss in the sum
     anneal: Schedule = field(default_factory=Schedule)  # factor on the weight
+    gated: bool = False  # only of steps that turned out no better than expected; beside loss=[ppo] alone
 
+    of_rollout: ClassVar[bool] = False  # reads what only the newest round has
     of_student: ClassVar[tuple[str, ...]] = ()  # optional fields of StudentOutput that it reads
     of_teacher: ClassVar[tuple[str, ...]] = ()  # of TeacherOutput
 

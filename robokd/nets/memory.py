@@ -1,7 +1,7 @@
 """What a network keeps from step to step, as data: states are named float32 tensors, zeros begin an episode.
 
 Shapes: N environments or samples, (B, T) samples of T steps, X numbers of a step: all that eyes say of it
-(`seen`), then the 1-D groups (`known`), normalised.
+(`seen`), then the 1-D groups (`known`), normalised, or as they were measured where a memory keeps them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ class Memory(Recurrent, Protocol):
 
     size: int  # of the features
     evidence_size: int
-    echo_size: int  # how many of the last features are the 1-D groups as they stand
+    echo_size: int  # how many of the last features are the normalised 1-D groups
+    # the parts of its state that are rows of the 1-D groups as measured, which do not go stale when the
+    # normaliser moves: with one, `step` is told the groups as measured and `recall` its rows normalised
+    measured: tuple[str, ...]
 
     def recall(self, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """Return features (N, size), to act on, and evidence (N, evidence_size), to guess from.
 
         Args:
-            x: (N, X) the step.
+            x: (N, X) the step, normalised.
             state: after the step.
         """
         ...
@@ -50,7 +53,7 @@ class NoMemory(nn.Module):
         super().__init__()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.size = self.evidence_size = seen + known
-        self.echo_size = known
+        self.echo_size, self.measured = known, ()
 
     def step(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """See Recurrent: nothing is remembered."""

@@ -37,5 +37,11 @@ class Normalizer(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return normalised rows."""
-        deviation = self.variance.sqrt().clamp(min=FLOOR).float()
-        return ((rows - self.mean.float()) / deviation).clamp(-CLIP, CLIP)
+        return ((rows - self.mean.float()) / self._deviation()).clamp(-CLIP, CLIP)
+
+    def undone(self, rows: Tensor) -> Tensor:
+        """Return what was normalised, in its own units."""
+        return rows * self._deviation() + self.mean.float()
+
+    def _deviation(self) -> Tensor:
+        return self.variance.sqrt().clamp(min=FLOOR).float()

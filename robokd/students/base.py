@@ -7,6 +7,7 @@ that is also a torch module.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, Self
@@ -27,6 +28,7 @@ class Interface:
     action_size: int
     targets: dict[str, int]  # privileged terms it estimates: name -> width
     latent_size: int = 0  # of the latent that it must guess; 0 = none
+    shown: dict[str, ObsSpec] = field(default_factory=dict)  # what its twin is shown beside; see teacher=twin
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -46,12 +48,14 @@ class StudentOutput:
     value: Tensor | None = None  # (*,)
     chunk: Tensor | None = None  # (*, K, A) this action and the next K - 1
     branches: dict[str, Tensor] = field(default_factory=dict)  # early action heads by name, (*, A)
+    imitated: Tensor | None = None  # (*, A) of the head that imitates, where another one acts beside it
 
 
 class Student(Protocol):
     """A policy of observations that a robot has. Stateless students carry an empty state."""
 
     inputs: tuple[str, ...]  # groups it acts on
+    shown: tuple[str, ...]  # privileged groups that it also acts on where they are there; see teacher=twin
     targets: dict[str, int]  # privileged terms it is trained to estimate: name -> width
     feature_size: int
     latent_size: int  # of the latent that it guesses; 0 = none
@@ -124,15 +128,26 @@ class StudentPolicy:
         self.inputs = student.inputs
         self.state = student.initial_state(count)
 
-    def act(self, obs: TensorDict) -> Tensor:
-        """Return clipped actions (B, A)."""
+    def say(self, obs: TensorDict) -> StudentOutput:
+        """Return all that the student says, and remember the step."""
         with torch.no_grad():
             output, self.state = self.student.forward(obs, self.state)
-        return output.action.clip(-1, 1)
+        return output
+
+    def act(self, obs: TensorDict) -> Tensor:
+        """Return clipped actions (B, A)."""
+        return self.say(obs).action.clip(-1, 1)
 
     def reset(self, mask: Tensor) -> None:
         """Begin the episodes of mask (B,) afresh."""
         self.state = self.student.reset(self.state, mask)
+
+
+def log_likelihood(said: StudentOutput, action: Tensor) -> Tensor:
+    """Return the log density of actions (*, A) under a student's Gaussian, summed over A, (*,)."""
+    assert said.log_std is not None, "a student without a spread has no density: of_student"
+    distance = (action - said.action) * (-said.log_std).exp()
+    return -(distance.square() / 2 + said.log_std + math.log(2 * math.pi) / 2).sum(-1)
 
 
 def unflat(said: StudentOutput, shape: torch.Size) -> StudentOutput:

@@ -55,7 +55,7 @@ class BeliefMemory(nn.Module):
         self.prior = nn.Linear(units, self.outer)
         self.shapes: dict[str, tuple[int, ...]] = {"hidden": (units,)}
         self.size, self.evidence_size = seen + known, units
-        self.echo_size = known if seen else 0
+        self.echo_size, self.measured = known if seen else 0, ()
 
     def step(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """See Recurrent."""

@@ -37,6 +37,8 @@ class ChunkCfg(EyesCfg, HeadsCfg):
         super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"student.steps must be >= 1, got {self.steps}")
+        if self.blend:
+            raise ValueError("student.blend: a student of chunks has one head; say blend=0")
         if not 0 <= self.aggregate < math.inf:
             raise ValueError(f"student.aggregate must be >= 0 and finite, got {self.aggregate}")
 

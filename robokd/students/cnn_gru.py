@@ -51,7 +51,7 @@ class GruMemory(nn.Module):
         self.cell = nn.GRUCell(seen + known, units)
         self.shapes: dict[str, tuple[int, ...]] = {"hidden": (units,)}
         self.size = self.evidence_size = units + seen + known
-        self.echo_size = known
+        self.echo_size, self.measured = known, ()
 
     def step(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """See Recurrent."""

@@ -7,7 +7,7 @@
 Source: Kumar et al. (2021), RMA: phi is its adaptation module. Sizes after HORA (Qi et al. 2022), which has
 H = 30 and kernels 9 (stride 2), 5 and 5; they scale with H. Departures: the policy learns along with phi; the
 first kernel is 10, because from 9 strides of 2 leave the newest step over; of past actions the history shows
-what the groups hold of them.
+what the groups hold of them. The queue holds rows as they were measured, normalised where they are read.
 At the start of an episode the first observation stands for the steps before it: a body at rest, where zeros
 would be a jump that no body makes.
 """
@@ -76,7 +76,7 @@ class HistoryMemory(nn.Module):
         self.convolution = nn.Sequential(*layers)
         self.shapes: dict[str, tuple[int, ...]] = {"rows": (steps, known), "begun": (1,)}
         self.size = self.evidence_size = filters * length + seen + known
-        self.echo_size = known
+        self.echo_size, self.measured = known, ("rows",)
 
     def step(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """See Recurrent."""

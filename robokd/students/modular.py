@@ -1,7 +1,7 @@
 """A student put together from parts: eyes, a memory, and heads that say all that a student can say.
 
     x = (eyes(pictures), normalised 1-D groups)             of one step
-    features, evidence = memory(x, state)
+    features, evidence = memory(x, state)                   a memory of rows keeps them as measured
     estimates, latent = heads(evidence)                     each by a head of its own
     action, value = heads(trunk(features, sg estimates, sg latent))
 
@@ -13,7 +13,7 @@ Shapes: see students.base; N = B or B * T, X = what the eyes say (`seen`) and th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from tensordict import TensorDict
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from robokd import UserError
 from robokd.nets.cnn import KeypointEncoder
+from robokd.nets.hint import Hint
 from robokd.nets.memory import Memory, Recurrent, State, blank, cleared, unroll
 from robokd.nets.mlp import mlp
 from robokd.nets.normalizer import Normalizer
@@ -32,7 +33,6 @@ from robokd.students.options import HeadsCfg
 Eyes = Mapping[str, KeypointEncoder | PointEncoder]  # by camera
 Drive = Callable[[Recurrent, Tensor], dict[str, Tensor]]  # steps of a part -> its states after each
 LOG_STD = (-5.0, 1.0)  # bounds; a sigmoid keeps them, so that the gradient never dies
-FIRST_LOG_STD = -1.0
 BRANCH_UNITS = 64
 
 
@@ -47,7 +47,8 @@ class ModularStudent(nn.Module):
         super().__init__()
         self.inputs, self.targets = interface.inputs, dict(interface.targets)
         self.latent_size = interface.latent_size
-        self.groups = tuple(interface.obs_specs)
+        self.groups, self.shown = tuple(interface.obs_specs), tuple(interface.shown)
+        self._widths = [spec.size for spec in interface.obs_specs.values()]
         self.normalizers = nn.ModuleDict({
             name: Normalizer(spec.size) for name, spec in interface.obs_specs.items()
         })  # fmt: skip
@@ -58,11 +59,14 @@ class ModularStudent(nn.Module):
         self.estimator = mlp(evidence, cfg.estimate_hidden, targets) if targets else None
         self.trunk = mlp(size, cfg.hidden[:-1], cfg.hidden[-1])
         self.head = nn.Linear(cfg.hidden[-1], actions * (votes.steps if votes else 1))
+        shown = {name: spec.size for name, spec in interface.shown.items()}
+        self.hint = Hint(shown, size) if shown else None
+        self.blend = cfg.blend
+        self.second = _correction(cfg.hidden[-1], actions) if cfg.blend else None
         self.adapter = (
             mlp(evidence, cfg.estimate_hidden, interface.latent_size) if interface.latent_size else None
         )
-        first = math.log((FIRST_LOG_STD - LOG_STD[0]) / (LOG_STD[1] - FIRST_LOG_STD))
-        self.spread = nn.Parameter(torch.full((actions,), first)) if cfg.gaussian else None
+        self.spread = nn.Parameter(first_spread(cfg.initial_std, actions)) if cfg.gaussian else None
         self.critic = nn.Linear(cfg.hidden[-1], 1) if cfg.value else None
         self.branches = nn.ModuleDict(_branches(cfg, memory, sum(widths(eyes, interface)), actions))
         said = {
@@ -98,22 +102,31 @@ class ModularStudent(nn.Module):
             normalizer = self.normalizers[name]
             assert isinstance(normalizer, Normalizer)
             normalizer.update(obs[name])
+        if self.hint is not None:
+            self.hint.update(obs)
 
     def _run(self, obs: State, drive: Drive) -> tuple[StudentOutput, dict[str, Tensor]]:
         """Return the output for obs (N, ...) and the states after, as `drive` finds them."""
         seen = [encoder(obs[name]) for name, encoder in self.encoders.items()]
-        known = [normalizer(obs[name]) for name, normalizer in self.normalizers.items()]
-        x = torch.cat((*seen, *known), -1)
-        after = drive(self.memory, x)
-        said = self._say(x, after)
+        known = [obs[name] for name in self.groups]
+        x = torch.cat((*seen, *self._normalised(known)), -1)
+        after = drive(self.memory, torch.cat((*seen, *known), -1) if self.memory.measured else x)
+        said = self._say(x, after, obs)
         if self.votes is not None and said.chunk is not None:
             counted = drive(self.votes, said.chunk)
             said.action = self.votes.recall(said.chunk, counted)
             after = {**after, **counted}
         return said, after
 
-    def _say(self, x: Tensor, state: State) -> StudentOutput:
-        features, evidence = self.memory.recall(x, state)
+    def _normalised(self, known: Iterable[Tensor]) -> list[Tensor]:
+        return [normalizer(rows) for normalizer, rows in zip(self.normalizers.values(), known, strict=True)]
+
+    def _say(self, x: Tensor, state: Mapping[str, Tensor], obs: State) -> StudentOutput:
+        rows = {
+            name: torch.cat(self._normalised(state[name].split(self._widths, -1)), -1)
+            for name in self.memory.measured
+        }
+        features, evidence = self.memory.recall(x, {**state, **rows})
         guesses: list[Tensor] = []
         estimates: dict[str, Tensor] = {}
         if self.estimator is not None:
@@ -125,13 +138,17 @@ class ModularStudent(nn.Module):
             guesses.append(latent.detach())
         *layers, last = self.trunk
         middle = torch.cat((features, *guesses), -1)
+        if self.hint is not None:
+            middle = self.hint(obs, middle)
         for layer in layers:
             middle = layer(middle)
         hidden = nn.functional.elu(last(middle))
-        action, chunk = self.head(hidden), None
+        action, chunk, imitated = self.head(hidden), None, None
         if self.votes is not None:
             chunk = action.unflatten(-1, (self.votes.steps, -1))
             action = chunk[:, 0]
+        if self.second is not None:
+            imitated, action = action, action.detach() + self.blend * self.second(hidden)
         own = features[..., : self.memory.size - self.memory.echo_size]
         early = {"senses": x, "memory": features, "trunk": middle}
         return StudentOutput(
@@ -139,6 +156,7 @@ class ModularStudent(nn.Module):
             log_std=None if self.spread is None else _log_std(self.spread).expand_as(action), latent=latent,
             value=None if self.critic is None else self.critic(hidden).squeeze(-1), chunk=chunk,
             branches={name: branch(early[name]) for name, branch in self.branches.items()},
+            imitated=imitated,
         )  # fmt: skip
 
 
@@ -162,6 +180,20 @@ def _branches(cfg: HeadsCfg, memory: Memory, size: int, actions: int) -> dict[st
     if len(cfg.hidden) > 1:
         early["trunk"] = cfg.hidden[-2]
     return {name: mlp(size, (BRANCH_UNITS,), actions) for name, size in early.items()}
+
+
+def first_spread(std: float, actions: int) -> Tensor:
+    """Return the parameter of a spread that is `std` in every dimension."""
+    low, high = LOG_STD
+    return torch.full((actions,), math.log((math.log(std) - low) / (high - math.log(std))))
+
+
+def _correction(size: int, actions: int) -> nn.Linear:
+    """Return a head that says 0 at first: the second head begins as the first."""
+    head = nn.Linear(size, actions)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def _log_std(spread: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class HeadsCfg:
     hidden: tuple[int, ...] = ()  # units of the action head; [] = the profile's
     estimate_hidden: tuple[int, ...] = ()  # units of the heads that estimate; [] = the profile's
     gaussian: bool = False  # says the spread of its actions too
+    initial_std: float = 0.37  # of that spread at first, in action units
+    blend: float = 0.0  # > 0: a second head learns from reward; its share of the way from the first's action
     value: bool = False  # says the value of the state too
     branches: bool = False  # has early action heads, that are left out of what is exported
 
@@ -42,6 +44,10 @@ class HeadsCfg:
         if self.profile not in self.sizes:
             known = " or ".join(self.sizes)
             raise ValueError(f"student.profile must be {known}, got {self.profile!r}")
+        if not 0.01 <= self.initial_std <= 2:
+            raise ValueError(f"student.initial_std must be in [0.01, 2], got {self.initial_std}")
+        if not 0 <= self.blend <= 1:
+            raise ValueError(f"student.blend must be in [0, 1], got {self.blend}")
         for field, size in self.sizes[self.profile].items():
             value = getattr(self, field) or size
             widths = [value] if isinstance(value, int) else list(value)

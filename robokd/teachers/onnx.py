@@ -68,6 +68,10 @@ class OnnxCfg:
         """See OpenCfg."""
         return tuple(dict.fromkeys(self.inputs.values())) if self.inputs else self.groups
 
+    def files(self) -> tuple[str, ...]:
+        """Return what it is read from."""
+        return (self.path,)
+
     def open(self, place: Place) -> OnnxTeacher:
         """See OpenCfg."""
         data = read_file(self.path, "onnx", WHAT)
@@ -105,7 +109,7 @@ class OnnxCfg:
         """Return {field of TeacherOutput: output}."""
         known = {one.name: one for one in session.get_outputs()}
         wanted = {"action": self.action} | {
-            name: getattr(self, name) for name in OFFERS if getattr(self, name)
+            name: getattr(self, name) for name in OFFERS if getattr(self, name, "")
         }
         for field_name, output in wanted.items():
             if output not in known:

@@ -18,9 +18,9 @@ EXPERIMENTS = sorted(
 def test_a_part_has_working_defaults_a_build_and_one_line_of_help(kind, name):
     part = registry.find(kind, name)
     assert (part.kind, part.name) == (kind, name)
-    # a corruption is data that travels in a bundle, the policy of a parent run is read by the stage; teachers
-    # that are not trained are opened
-    if kind != "corrupt" and (kind, name) != ("teacher", "parent"):
+    # a corruption is data that travels in a bundle, the policy of a parent run and the student's twin are made
+    # by the stage; teachers that are not trained are opened
+    if kind != "corrupt" and (kind, name) not in (("teacher", "parent"), ("teacher", "twin")):
         assert callable(getattr(part(), "build", None) or part().open)
     assert part.__doc__
     assert not part.__doc__.startswith(part.__name__), (
@@ -62,7 +62,7 @@ def test_every_part_that_distilling_takes_composes_to_its_own_type(task, kind):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", registry.names("teacher"))
 def test_every_teacher_that_is_opened_teaches_without_a_parent(task, name):
-    if hasattr(registry.find("teacher", name), "open"):
+    if hasattr(registry.find("teacher", name), "open") or name == "twin":
         made = compose("distill", [f"task={task}", f"teacher={name}"])
         assert type(made.teacher) is registry.find("teacher", name)
         assert load("distill", dump(made)) == made

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +52,20 @@ def test_labelling_changes_neither_the_teacher_nor_what_it_is_shown(teacher):
     assert (obs == shown).all()
     for name in ("action", *teacher.offers):
         assert not getattr(said, name).requires_grad
+
+
+def words_in(value):
+    """Yield all text in a configuration."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from words_in(one)
+
+
+def test_a_teacher_names_every_file_that_it_is_read_from(cfg):
+    files = [word for word in words_in(dataclasses.asdict(cfg)) if word and Path(word).is_file()]
+    assert sorted(getattr(cfg, "files", tuple)()) == sorted(files)
 
 
 def test_the_same_rows_get_the_same_labels_however_they_are_batched(teacher):

@@ -7,7 +7,7 @@ import torch
 
 from robokd.draws import Draws
 from robokd.learn.acting import executed
-from robokd.schemas import ActingConfig
+from robokd.learning import ActingConfig
 
 COUNT, ACTIONS = 4000, 3
 EPISODE, STEP = torch.arange(COUNT), torch.zeros(COUNT, dtype=torch.int64)

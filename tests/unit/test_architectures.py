@@ -227,7 +227,7 @@ def test_the_queue_is_the_oldest_first_and_begins_with_the_first_row():
     for t in range(5):
         _, state = student.forward(obs[:, t], state)
         seen.append(state["rows"][0])
-    row = obs["proprio"][0]  # a fresh normaliser changes nothing but clips
+    row = obs["proprio"][0]
     for t, expected in enumerate([(0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4)]):
         assert torch.allclose(seen[t], row[list(expected)])
     state = student.reset(state, torch.tensor([True]))
@@ -263,6 +263,35 @@ def test_the_guess_of_a_latent_hears_every_step_of_the_history_and_none_before(s
     said = student.sequence(obs, student.initial_state(1), fresh)
     (heard,) = torch.autograd.grad(said.latent[:, -1].square().sum(), obs["proprio"])
     assert (heard[0].abs().sum(-1) > 0).tolist() == [False, False, *[True] * steps]
+
+
+@pytest.mark.parametrize("cameras", [(), (FRONT,)], ids=["blind", "sees"])
+def test_a_history_is_in_the_units_of_its_groups_and_read_by_the_normaliser_of_now(cameras):
+    torch.manual_seed(0)
+    touch = ObsSpec(
+        group="touch", role="proprio", terms=(Term(name="t", elements=("a", "b"), unit="N"),)
+    )  # fmt: skip
+    student = HistoryCfg(steps=3, filters=4).build(
+        Interface(
+            obs_specs={"proprio": PROPRIO, "touch": touch}, cameras=cameras, action_size=2, targets={}
+        )
+    ).eval()  # fmt: skip
+    obs = TensorDict(
+        {"proprio": 7 + 2 * rows(2, 4)["proprio"], "touch": 90 + rows(2, 4)["proprio"][..., :2]},
+        batch_size=[2, 4],
+    )
+    if cameras:
+        obs["front"] = torch.zeros(2, 4, *FRONT.shape, dtype=torch.uint8)
+    state = student.initial_state(2)
+    for t in range(3):
+        _, state = student.forward(obs[:, t], state)
+    student.update_normalizers(obs.flatten(0, 1))  # it moves between two steps, as in training
+    late, after = student.forward(obs[:, 3], state)
+    raw = torch.cat((obs["proprio"], obs["touch"]), -1)
+    torch.testing.assert_close(after["rows"], raw[:, 1:], atol=0, rtol=0)
+    # a student that had known the statistics of now from the first step on
+    whole = student.sequence(obs, student.initial_state(2), torch.zeros(2, 4, dtype=torch.bool))
+    torch.testing.assert_close(late.action, whole.action[:, 3], atol=1e-6, rtol=0)
 
 
 def test_a_history_needs_something_to_remember():

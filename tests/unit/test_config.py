@@ -99,6 +99,13 @@ def test_nested_values_of_a_part_can_be_set():
     assert compose("teach", ["task=hop"]).task.gains.stiffness == 1.0
 
 
+def test_some_values_of_what_holds_keys_can_be_set_at_once():
+    gains = composed("teach", "task=hop", "task.gains={stiffness: 3}").task.gains
+    assert (gains.stiffness, gains.damping) == (3.0, 0.1)
+    rate = composed("distill", "dagger.learning_rate={begin: 0.1, over: 3}").dagger.learning_rate
+    assert (rate.begin, rate.over, rate.shape) == (0.1, 3, "cosine")  # the others stay what they are
+
+
 def test_the_last_of_two_values_wins():
     assert compose("teach", ["task=skip", "seed=1", "task=hop", "seed=2"]).seed == 2
 
@@ -114,6 +121,10 @@ def test_the_last_of_two_values_wins():
         (["task.gains=1"], "task.gains holds keys: set task.gains.<key>=…, got 1"),
         (["num_envs=many"], "num_envs: expected an integer, got 'many'"),
         (["num_envs=1.5"], "num_envs: expected an integer, got 1.5"),
+        (["num_envs=9223372036854775808"], "num_envs must be < 2^63, got 9223372036854775808"),
+        (["teacher.hidden=[3,9223372036854775808]"], "teacher.hidden must be < 2^63, got 92233720368547758"),
+        (["task.gains={mass: 2}"], "task.gains has no key 'mass'. Keys: stiffness, damping"),
+        (["task.gains={stiffness: soft}"], "task.gains.stiffness: expected a number, got 'soft'"),
         (["num_envs="], "num_envs: expected an integer, got ''"),
         (["num_envs=1,2"], "num_envs: expected an integer, got '1,2'; a list is written [a,b]"),
         (["num_envs=0"], "num_envs must be >= 1, got 0"),
@@ -169,7 +180,10 @@ def test_one_number_is_a_schedule_that_stays_there():
         (["cameras=3"], "cameras: expected a list such as [a,b], got 3"),
         (["checkpoint=newest"], "checkpoint must be best or last, got 'newest'"),
         (["dagger.rounds=0"], "dagger.rounds must be >= 1, got 0"),
-        (["dagger.stop_retention=2"], "dagger.stop_retention must be in [0, 1], got 2"),
+        (["dagger.stop_retention=-1"], "dagger.stop_retention must be >= 0, got -1"),
+        (["rl.discount=0"], "rl.discount must be in (0, 1], got 0"),
+        (["rl.desired_kl=0"], "rl.desired_kl must be > 0, got 0"),
+        (["rl.critic_hidden=[]"], "rl.critic_hidden must be layers of >= 1 units, got []"),
         (["dagger.learning_rate=0"], "dagger.learning_rate must stay >= 1e-12, got 0 to 0"),
         (["dagger.acting.share=1.5"], "dagger.acting.share must stay in [0, 1], got 1.5 to 1.5"),
         (["dagger.acting.share=fast"], "dagger.acting.share holds keys: set dagger.acting.share.<key>=…"),
@@ -341,7 +355,7 @@ def test_an_experiment_is_read_from_the_configs_folder(tmp_path, monkeypatch):
 
 
 def test_every_key_stands_with_a_comment_or_says_that_it_is_required():
-    from robokd.schemas import DaggerConfig
+    from robokd.learning import DaggerConfig
 
     for kind in (*SCHEMAS.values(), DaggerConfig):
         comments = field_comments(kind)

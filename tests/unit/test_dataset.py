@@ -13,7 +13,7 @@ from robokd.draws import Draws
 from robokd.learn.buffer import columns_of, planned_bytes
 from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY, DataSet, rows_of
 from robokd.learn.priorities import Priorities, priority
-from robokd.schemas import DaggerConfig
+from robokd.learning import DaggerConfig
 
 ENVS = 3
 
@@ -158,6 +158,9 @@ def test_what_does_not_fit_the_disk_is_refused_with_what_would(tmp_path, monkeyp
         UserError, match=r"the data set needs .* GB are free; what fits: dagger.capacity="
     ) as error:
         DataSet(settings, Draws(0, "train"), ENVS, 2).open(tmp_path, like)
+    assert list(tmp_path.iterdir()) == []  # nothing was begun, nor is a run's folder needed to ask
+    with pytest.raises(UserError, match=r"what fits: dagger\.capacity="):
+        DataSet(settings, Draws(0, "train"), ENVS, 2).check_disk(tmp_path / "runs" / "buffer", like)
     fits = int(str(error.value).rpartition("=")[2])
     assert 1700 < fits < 1800  # frames: 900 rows of two steps, less the slack
     again = DaggerConfig(steps_per_round=4, rounds=1000, checkpoint_every=1, sequence=2, capacity=fits)

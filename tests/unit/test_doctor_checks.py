@@ -11,11 +11,12 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from robokd.config import DaggerConfig
+from robokd.learning import DaggerConfig
 from robokd.doctor import fit, plan, sight, teacher
 from robokd.doctor.finding import FAIL, OK, WARN, Finding, failures, listed, summary
 from robokd.doctor.plan import Costs
 from robokd.doctor.probe import Alignment, Driver, Probe, Repeats, by_step
+from robokd.files import free_bytes
 from robokd.learn.buffer import Column
 from robokd.learn.dataset import rows_of
 from robokd.specs import CameraSpec, ObsSpec, Term
@@ -178,7 +179,7 @@ def test_the_time_is_that_of_all_rounds():
 
 
 def test_memory_and_disk_of_this_machine_are_found(tmp_path):
-    assert plan.free_bytes(str(tmp_path / "not" / "there")) > 0
+    assert free_bytes(tmp_path / "not" / "there") > 0
     assert plan.available_mb() > 0
 
 

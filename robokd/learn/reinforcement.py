@@ -1,0 +1,136 @@
+"""What a round's rewards say of the actions taken, and the updates that follow: PPO's half of distilling.
+
+Source: Schulman et al. (2017), algorithm 1; the learning rate follows the divergence as in rsl_rl. Departures:
+the likelihood of what was done is taken when learning begins, in the numerics of learning, so that the first
+ratio is 1 though convolutions learn in bfloat16; and the rate changes once an epoch, without a wait for the
+device in every step. Shapes: N environments, S steps of a round, R rows, T steps of a row, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from robokd import UserError
+from robokd.learn.advantages import advantages
+from robokd.losses.base import ACTED, ADVANTAGE, BEHIND, DRIVEN, SENT
+from robokd.nets.critic import Critic
+
+if TYPE_CHECKING:
+    from robokd.draws import Draws
+    from robokd.env.base import State, VecEnv
+    from robokd.learning import ReinforcementConfig
+
+RETURN, KNOWN = "return", "known"  # what the critic learns, (R, T), from what, (R, T, D)
+RATES = (1e-5, 1e-2)  # bounds of the learning rate
+STEP = 1.5  # factor by which it changes
+
+
+def critic_groups(settings: ReinforcementConfig, env: VecEnv) -> tuple[str, ...]:
+    """Return the groups that the critic reads; UserError for one that is none."""
+    for name in settings.critic_groups:
+        if name not in env.obs_specs:
+            raise UserError(f"rl.critic_groups names {name!r}. Known: {', '.join(env.obs_specs)}")
+    return tuple(settings.critic_groups) or tuple(env.obs_specs)
+
+
+def explored(action: Tensor, log_std: Tensor | None, draws: Draws, name: str, state: State) -> Tensor:
+    """Return a sample (N, A) of a Gaussian policy, not clipped: its likelihood would not be a density's."""
+    assert log_std is not None, "a loss of the rollout asks for a spread: of_student"
+    noise = draws.normal(name, state.episode_id, state.step, action.shape[1])
+    return action + log_std.exp() * noise.to(action)
+
+
+class Reinforcement:
+    """The critic, what a round was, and how fast the student may move."""
+
+    def __init__(self, settings: ReinforcementConfig, env: VecEnv) -> None:
+        self.settings = settings
+        self.groups = critic_groups(settings, env)
+        self.critic = Critic(sum(env.obs_specs[name].size for name in self.groups), settings.critic_hidden)
+        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=settings.critic_learning_rate)
+        self.rate = settings.learning_rate
+        self.seen: dict[str, Tensor] = {}  # of the last round: mean reward, success of the episodes that ended
+        self._steps: list[TensorDict] = []
+
+    def note(self, obs: TensorDict, sent: Tensor, driven: Tensor, acted: Tensor, outcome: tuple) -> None:
+        """Remember a step: what was seen and done, and the outcome, which is what `VecEnv.step` returned."""
+        _, reward, done, extras = outcome
+        beyond = torch.zeros_like(reward)
+        if "terminal" in extras:
+            with torch.no_grad():
+                beyond = self.critic(self._rows(extras["terminal"])) * extras["time_outs"]
+        fields = {
+            KNOWN: self._rows(obs), SENT: sent, DRIVEN: driven, ACTED: acted, "reward": reward,
+            "done": done.bool(), "beyond": beyond,
+        }  # fmt: skip
+        fields["succeeded"] = extras["success"] & fields["done"]
+        self._steps.append(TensorDict(fields, batch_size=[len(reward)]))
+
+    def judged(self, last: TensorDict) -> Iterator[TensorDict]:
+        """Yield what the round says of each step (N, ...), and forget it; `last` was seen after them all."""
+        steps, self._steps = torch.stack(self._steps), []
+        known, acted = steps[KNOWN], steps[ACTED]
+        with torch.no_grad():
+            value = self.critic(torch.cat((known, self._rows(last)[None])))
+        found = advantages(
+            steps["reward"], value, steps["done"], steps["beyond"], discount=self.settings.discount,
+            gae_lambda=self.settings.gae_lambda,
+        )  # fmt: skip
+        steps[RETURN], steps[BEHIND] = found + value[:-1], found <= 0
+        self.critic.update(known.flatten(0, 1), steps[RETURN].flatten())
+        count = acted.sum().clamp(min=1)
+        mean = (found * acted).sum() / count
+        spread = ((found - mean).square() * acted).sum().div(count).sqrt()
+        steps[ADVANTAGE] = (found - mean) / (spread + 1e-8) * acted
+        ended = steps["done"].sum().clamp(min=1)
+        self.seen = {"reward": steps["reward"].mean(), "success": steps["succeeded"].sum() / ended}
+        kept = (KNOWN, SENT, DRIVEN, ACTED, RETURN, BEHIND, ADVANTAGE)
+        yield from steps.select(*kept).unbind(0)
+
+    def parts(self, rows: TensorDict, generator: torch.Generator) -> Iterator[TensorDict]:
+        """Yield the mini-batches of one epoch."""
+        order = torch.randperm(len(rows), generator=generator)
+        for chosen in order.chunk(self.settings.mini_batches):
+            yield rows[chosen]
+
+    def fit_critic(self, rows: TensorDict) -> Tensor:
+        """Take a gradient step of the critic; return its loss."""
+        loss = self.critic.loss(rows[KNOWN].flatten(0, 1), rows[RETURN].flatten())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def adapt(self, moved: float | None) -> None:
+        """Change the learning rate by how far an epoch moved the policy, in nats; None or 0: nothing is known."""
+        wanted, (low, high) = self.settings.desired_kl, RATES
+        if not moved:
+            return
+        if moved > 2 * wanted:
+            self.rate = max(low, self.rate / STEP)
+        elif moved < wanted / 2:
+            self.rate = min(high, self.rate * STEP)
+
+    def slow_down(self) -> None:
+        """Halve the learning rate."""
+        self.rate = max(RATES[0], self.rate / 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an exact resume needs."""
+        return {
+            "critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict(), "rate": self.rate
+        }  # fmt: skip
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Return to what `state_dict` returned."""
+        self.critic.load_state_dict(saved["critic"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.rate = saved["rate"]
+
+    def _rows(self, obs: TensorDict) -> Tensor:
+        return torch.cat([obs[name] for name in self.groups], -1)
