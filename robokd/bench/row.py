@@ -24,6 +24,7 @@ class Effort:
     slices: int = 512  # around and along a round shape where the gates compare with OpenGL's polyhedra
     burst_s: float = 0.25  # CPU seconds that a side has at a time, or one call
     control_steps: int = 10  # after which the gates compare the physics
+    gradient_steps: int = 20  # of a student, in a call of ours
     is_cold: bool = True  # the first frame is measured without compiled kernels of an earlier one
 
 

@@ -40,6 +40,8 @@ class Setup:
     space: str = "seen"  # one of SPACES
     device: str = "cpu"
     threads: int = 1
+    first: int = 0  # number of the first environment's first episode, where other processes run some too
+    total: int = 0  # environments of all processes; 0 = these are all
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:

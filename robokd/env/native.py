@@ -29,13 +29,15 @@ DIVERGED_GRACE = 5  # diverged episodes before the share is judged
 class NativeEnv:
     """The VecEnv protocol (and rsl_rl's) for a native task.
 
-    Environment i runs the episodes i, i + N, i + 2N ...; what happens in an episode follows from its number
-    and the actions alone. Groups not asked for are not computed; without a camera group nothing is rendered.
+    Environment i runs the episodes i, i + N, i + 2N ...; of several processes i and N count all of theirs.
+    What happens in an episode follows from its number and the actions alone. Groups not asked for are not
+    computed; without a camera group nothing is rendered.
     """
 
     def __init__(self, task: Task, sim: Sim, eyes: Eyes | None, setup: Setup) -> None:
         self.task, self.sim, self.eyes = task, sim, eyes
         self.draws, self.space, self.groups = setup.draws, setup.space, tuple(setup.groups)
+        self._first, self._stride = setup.first, setup.total or setup.num_envs
         self.action_spec, self.obs_specs = task.action_spec(), task.obs_specs()
         self.camera_specs = task.camera_specs()
         self.substeps = physics_steps(task.control_dt, sim.physics_dt)
@@ -60,8 +62,10 @@ class NativeEnv:
         self.state.step = value.to(torch.int64).clone()
 
     def reset(self, episodes: Tensor | None = None) -> TensorDict:
-        """Begin the episodes with these numbers (N,) int64 (default: 0..N-1)."""
-        numbers = torch.arange(self.num_envs, device=self.device) if episodes is None else episodes
+        """Begin the episodes with these numbers (N,) int64 (default: the first ones)."""
+        numbers = self._first + torch.arange(self.num_envs, device=self.device)
+        if episodes is not None:
+            numbers = episodes
         self.state.episode_id = numbers.to(self.device, torch.int64).clone()
         self._begin(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
         self._observations = self.observe()
@@ -96,7 +100,7 @@ class NativeEnv:
                 extras["terminal"] = self._numbers()
             self._count(done, diverged)
             extras["log"] = {"success": success[done].float().mean()}
-            state.episode_id = torch.where(done, state.episode_id + self.num_envs, state.episode_id)
+            state.episode_id = torch.where(done, state.episode_id + self._stride, state.episode_id)
             self._begin(done)
         self._observations = self.observe()
         return self._observations, reward, done.long(), extras

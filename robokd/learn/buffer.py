@@ -54,23 +54,31 @@ class Buffer:
     """
 
     def __init__(
-        self, folder: Path, columns: dict[str, Column], capacity: int, slack: int, written: int = 0
-    ) -> None:
-        """Map the files of `folder`; `written` rows of an earlier process are kept, 0 starts afresh."""
+        self, folder: Path, columns: dict[str, Column], capacity: int, slack: int, written: int = 0,
+        *, exists: bool = False,
+    ) -> None:  # fmt: skip
+        """Map the files of `folder`; `written` rows of an earlier process are kept, 0 starts afresh.
+
+        `exists`: another process has made the files, which both write to.
+        """
         self.columns, self.capacity, self._size = columns, capacity, capacity + slack
-        self.written, self._folder = written, folder
+        self.written, self._folder, self._exists = written, folder, exists or written > 0
         folder.mkdir(parents=True, exist_ok=True)
         self._maps = {name: self._open(folder / f"{name}.bin", column) for name, column in columns.items()}
 
     def __len__(self) -> int:
         return min(self.written, self.capacity)
 
-    def add(self, rows: TensorDict) -> None:
-        """Append rows (R, ...); columns are matched by name."""
-        slots = (self.written + np.arange(rows.batch_size[0])) % self._size
+    def add(self, rows: TensorDict, places: Tensor | None = None, count: int = 0) -> None:
+        """Append rows (R, ...); columns are matched by name.
+
+        Where several processes append `count` rows together, these ones have `places` (R,) among them.
+        """
+        own = np.arange(rows.batch_size[0]) if places is None else places.numpy()
+        slots = (self.written + own) % self._size
         for name, target in self._maps.items():
             target[slots] = rows[name].numpy()
-        self.written += rows.batch_size[0]
+        self.written += count or rows.batch_size[0]
 
     def rows(self, numbers: Tensor) -> TensorDict:
         """Return rows (R, ...) by age: 0 is the oldest still in the window, len(self) - 1 the newest."""
@@ -96,7 +104,7 @@ class Buffer:
     def _open(self, path: Path, column: Column) -> np.memmap:
         shape = (self._size, *column.shape)
         expected = self._size * column.row_bytes
-        if self.written:
+        if self._exists:
             if not path.exists() or path.stat().st_size != expected:
                 got = path.stat().st_size if path.exists() else 0
                 raise UserError(

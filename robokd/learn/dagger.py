@@ -22,8 +22,9 @@ from torch import Tensor
 from robokd import UserError
 from robokd.draws import Draws
 from robokd.env.base import VecEnv, contract
+from robokd.learn import ranks
 from robokd.learn.acting import executed
-from robokd.learn.dataset import EPISODE, FRESH, LABEL, DataSet, rows_of, seen
+from robokd.learn.dataset import EPISODE, FRESH, LABEL, DataSet, own_part, rows_of, seen
 from robokd.learn.instructor import cast, parents, teacher_inputs, teacher_outcomes
 from robokd.learn.lesson import Lesson, moved
 from robokd.learn.means import Means
@@ -51,7 +52,8 @@ MAX_GRAD_NORM = 1.0
 
 def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     """Distil the parent's teacher into a student and return the path of its summary."""
-    begin(config.seed, config.threads)
+    ranks.join(config.device)
+    begin(config.seed, config.threads, alone=False)
     known = build_env(config, (), "train", num_envs=1)
     teacher_groups, student_groups = teacher_inputs(config, known.task), student_inputs(config)
     target_groups = [group for group, _ in target_slices(known, estimated_terms(config)).values()]
@@ -65,23 +67,24 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     row_length(config.dagger, student)  # what cannot be learned is refused before a run is begun
     count = config.dagger.evaluate_episodes
     validation = build_env(config, student_groups, "validation", num_envs=count)
-    run = resume or create_run(config, "distill", parents(config))
+    run = resume or Run.open(ranks.first(lambda: create_run(config, "distill", parents(config)).path))
     env.failures = run.path / "failures"
-    taught = teacher_outcomes(config, teacher, teacher_groups)
+    taught = ranks.first(lambda: teacher_outcomes(config, teacher, teacher_groups))
     engine = Dagger(config, env, student, teacher, run)
     totals = engine.train(
-        lambda: rollout(validation, StudentPolicy(student, count), count),
-        taught.success.mean().item() if taught else 1.0,
+        lambda: rollout(validation, StudentPolicy(student, count), count), taught.success.mean().item()
     )
     if teacher.sha256() != engine.teacher_sha256:
         raise RuntimeError("the teacher changed while it was distilled")
     parameters = sum(value.numel() for value in student.parameters())
-    steps = totals["env_steps"] + (taught.env_steps if taught else 0)
+    steps = totals["env_steps"] + taught.env_steps
     own = {"teacher_sha256": engine.teacher_sha256, "student_parameters": parameters, "env_steps": steps}
-    summary = run.write_summary({**totals, **shared_fields(config), **own})
-    if engine.data.is_open:
-        engine.data.buffer.remove()
-    return summary
+    if ranks.is_first():
+        run.write_summary({**totals, **shared_fields(config), **own})
+        if engine.data.is_open:
+            engine.data.buffer.remove()
+    ranks.wait()
+    return run.summary_path
 
 
 class Dagger:
@@ -107,7 +110,7 @@ class Dagger:
         self.draws = Draws(config.seed, "train")
         self.targets = target_slices(env, tuple(student.targets))
         self.length = row_length(self.settings, student)
-        self.data = DataSet(self.settings, self.draws, env.num_envs, self.length)
+        self.data = DataSet(self.settings, self.draws, env.num_envs * ranks.world(), self.length)
         self.rewards = Reinforcement(config.rl, env) if self.objective.is_reinforced else None
         self.totals = {
             "round": 0, "env_steps": 0, "teacher_labels": 0, "grad_samples": 0, "best": [-math.inf, 0.0],
@@ -120,7 +123,7 @@ class Dagger:
         settings, totals = self.settings, self.totals
         self._restore()
         if self.config.baseline and not totals["round"]:
-            self._judge(validate(), taught)
+            self._judge(ranks.first(validate), taught)
             self._save(is_best=True)  # the student that this one must not fall behind
         with Progress(settings.rounds, "rounds", start=totals["round"]) as bar:
             while totals["round"] < settings.rounds and not totals["stopped"]:
@@ -139,19 +142,21 @@ class Dagger:
                 }  # fmt: skip
                 is_best = False
                 if totals["round"] % settings.evaluate_every == 0 or finished:
-                    outcomes = validate()
+                    outcomes = ranks.first(validate)
                     row |= {f"validation/{name}": value for name, value in outcomes.means().items()}
                     totals["validation_steps"] += outcomes.env_steps
                     totals["validation_frames"] += outcomes.frames
                     is_best = self._judge(outcomes, taught)
-                self.run.log(totals["round"], row)
+                if ranks.is_first():
+                    self.run.log(totals["round"], row)
                 ends = finished or totals["stopped"]
                 if is_best or ends or totals["round"] % settings.checkpoint_every == 0:
                     self._save(is_best)
                 bar.advance(1, success=row.get("validation/success"), loss=losses.get("loss"))
+        frames = int(ranks.total(torch.tensor(self.env.frames_rendered)).item())
         return {
             "env_steps": totals["env_steps"] + totals["validation_steps"],
-            "frames_rendered": self.env.frames_rendered + totals["validation_frames"],
+            "frames_rendered": frames + totals["validation_frames"],
             "training_env_steps": totals["env_steps"],
             "teacher_labels": totals["teacher_labels"], "grad_samples": totals["grad_samples"],
             "rounds": totals["round"], "validation_success": totals["best"][0],
@@ -193,10 +198,10 @@ class Dagger:
             for step, judged in zip(steps, self.rewards.judged(obs), strict=True):
                 step.update(judged)
         self._keep(rows_of(steps, memories, self.length))
-        frames = settings.steps_per_round * env.num_envs
+        frames = settings.steps_per_round * env.num_envs * ranks.world()
         self.totals["env_steps"] += frames
         self.totals["teacher_labels"] += frames
-        return drove.item() / settings.steps_per_round
+        return ranks.total(drove).item() / settings.steps_per_round / ranks.world()
 
     def _candidates(self, obs: TensorDict, taught: TeacherOutput) -> tuple[Tensor, Tensor]:
         """Return what the teacher and the student would send (N, A); who learns from reward explores."""
@@ -221,7 +226,15 @@ class Dagger:
             self.data.open(self.run.path / "buffer", rows)
         self.data.add(rows)
         self.totals["written"] = self.data.buffer.written
-        self.student.update_normalizers(seen(rows, self._views).flatten(0, 1))
+        self._normalise(rows)
+
+    def _normalise(self, rows: TensorDict) -> None:
+        """Show rows to the student's normalisers, of all processes; these read no pictures."""
+        shown = seen(rows, self._views).flatten(0, 1)
+        own = {name: value for name, value in shown.items() if name not in self.env.camera_specs}
+        self.student.update_normalizers(
+            TensorDict({name: ranks.gathered(value) for name, value in own.items()})
+        )
 
     def _step(self, obs: TensorDict, taught: TeacherOutput) -> TensorDict:
         """Return what is kept of one step of all environments (N, ...)."""
@@ -239,7 +252,7 @@ class Dagger:
         self.student.train()
         for _ in range(settings.gradient_steps):
             chosen = data.draw(training, generator)
-            rows = data.buffer.rows(chosen)
+            rows = data.buffer.rows(chosen[own_part(len(chosen))])
             valid = ~data.is_held_out(rows)
             loss, terms, own = self.lesson(rows, valid, self.weights)
             data.weigh(chosen, own.action, rows, valid)
@@ -261,17 +274,16 @@ class Dagger:
             distance = torch.zeros(())
             for part in rewards.parts(rows, generator):
                 means.add(critic=rewards.fit_critic(part))
-                self.totals["grad_samples"] += part.numel()
+                self.totals["grad_samples"] += part.numel() * ranks.world()
                 if is_warm:
                     loss, terms, own = self.lesson(part, ~self.data.is_held_out(part), self.weights)
                     self._descend(loss, rewards.rate)
                     means.add(loss=loss, **terms)
                     distance = distance + moved(own, part).detach()
-            rewards.adapt(distance.item() / rewards.settings.mini_batches if is_warm else None)
+            rewards.adapt(ranks.total(distance).item() / rewards.settings.mini_batches if is_warm else None)
         self.student.eval()
-        self.student.update_normalizers(seen(rows, self._views).flatten(0, 1))
-        seen_now = {name: value.item() for name, value in rewards.seen.items()}
-        return {**self._named(means, number), **seen_now, "rl_rate": rewards.rate}
+        self._normalise(rows)
+        return {**self._named(means, number), **ranks.summed(rewards.seen), "rl_rate": rewards.rate}
 
     def _descend(self, loss: Tensor, rate: float) -> None:
         """Take a gradient step."""
@@ -279,6 +291,7 @@ class Dagger:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.sum_gradients(self.student.parameters())
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
 
@@ -297,15 +310,12 @@ class Dagger:
     def _validation_loss(self) -> dict[str, float]:
         """Return the losses on the episodes that are never learned from."""
         chosen = self.data.held_out() if self.data.is_open else []
-        if not len(chosen):
+        if len(chosen) < ranks.world():
             return {}
-        rows = self.data.buffer.rows(chosen)
+        rows = self.data.buffer.rows(chosen[own_part(len(chosen))])
         with torch.no_grad():
             loss, terms, _ = self.lesson(rows, self.data.is_held_out(rows), self.weights)
-        return {
-            "held_out/loss": loss.item(),
-            **{f"held_out/{name}": value.item() for name, value in terms.items()},
-        }
+        return {f"held_out/{name}": value for name, value in ranks.summed({"loss": loss, **terms}).items()}
 
     def _judge(self, outcomes: Outcomes, taught: float) -> bool:
         """Note the validation success; return whether it is the best so far."""
@@ -331,21 +341,26 @@ class Dagger:
     def _save(self, is_best: bool) -> None:
         if self.data.is_open:
             self.data.buffer.flush()
+        ranks.wait()  # until all have flushed
         state = {
             "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "totals": self.totals, "env": self.env.snapshot(), "rng": torch.get_rng_state(),
+            "totals": self.totals, "rng": torch.get_rng_state(),
             "contract": contract(self.env, self.student.inputs), "latent_size": self.student.latent_size,
             "teacher_sha256": self.teacher_sha256,
-            "memory": dict(self.policy.state.items()),
+            "worlds": ranks.collected({"env": self.env.snapshot(), "memory": dict(self.policy.state)}),
         }  # fmt: skip
         if self.data.priorities is not None:
             state["priorities"] = self.data.priorities.values
         if self.rewards is not None:
             state["rewards"] = self.rewards.state_dict()
-        self.run.save_checkpoint(self.totals["round"], state, best=is_best)
+        if ranks.is_first():
+            self.run.save_checkpoint(self.totals["round"], state, best=is_best)
+        ranks.wait()
 
     def _restore(self) -> None:
-        self.run.rewind()
+        if ranks.is_first():
+            self.run.rewind()
+        ranks.wait()
         if not self.run.has_checkpoint("last"):
             return
         saved = self.run.load_checkpoint("last")
@@ -353,9 +368,15 @@ class Dagger:
             raise UserError(f"{self.run.path}: the teacher is not the one that this run began with")
         self.student.load_state_dict(saved["student"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.env.restore(saved["env"])
+        if len(saved["worlds"]) != ranks.world():
+            raise UserError(
+                f"{self.run.path} was made by {len(saved['worlds'])} processes, these are {ranks.world()}: "
+                "resume it by as many"
+            )
+        own = saved["worlds"][ranks.rank()]
+        self.env.restore(own["env"])
         self.totals.update(saved["totals"])
-        self.policy.state.update(saved["memory"])
+        self.policy.state.update(own["memory"])
         torch.set_rng_state(saved["rng"])
         if self.rewards is not None:
             self.rewards.load_state_dict(saved["rewards"])

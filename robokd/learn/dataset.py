@@ -15,13 +15,14 @@ from torch import Tensor
 
 from robokd import UserError
 from robokd.files import free_bytes
+from robokd.learn import ranks
 from robokd.learn.buffer import Buffer, columns_of, planned_bytes
 from robokd.learn.priorities import Priorities, priority
 from robokd.students.base import Student, StudentOutput
 
 if TYPE_CHECKING:
-    from robokd.learning import DaggerConfig
     from robokd.draws import Draws
+    from robokd.learning import DaggerConfig
 
 # columns beside the student's groups and the privileged terms
 LABEL = "label"  # the teacher's actions; what else it says: label.<field>
@@ -44,6 +45,20 @@ def rows_of(steps: Sequence[TensorDict], memories: Sequence[TensorDict], length:
         parts.append(fields)
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return TensorDict(joined, batch_size=[len(joined[LABEL])])
+
+
+def places(count: int, num_envs: int) -> Tensor:
+    """Return where this process's rows (count,) stand among those of all: blocks of all environments."""
+    row = torch.arange(count)
+    block, environment = row // num_envs, row % num_envs
+    return (block * ranks.world() + ranks.rank()) * num_envs + environment
+
+
+def own_part(count: int) -> slice:
+    """Return this process's part of a batch; UserError where some would have none."""
+    if count < ranks.world():
+        raise UserError(f"a batch of {count} rows cannot be shared by {ranks.world()} processes")
+    return slice(ranks.rank(), None, ranks.world())
 
 
 def batch_rows(frames: int, length: int) -> int:
@@ -71,8 +86,8 @@ class DataSet:
     """A ring of rows, all of which the last checkpoint counts on are kept."""
 
     def __init__(self, settings: DaggerConfig, draws: Draws, num_envs: int, length: int) -> None:
-        """`length` is T, the steps of a row; nothing is allocated before `open`."""
-        self.settings, self.length, self._draws = settings, length, draws
+        """`length` is T, the steps of a row; `num_envs` of all processes. `open` allocates."""
+        self.settings, self.length, self._draws, self._num_envs = settings, length, draws, num_envs
         per_round = num_envs * settings.steps_per_round // length
         self._slack = min(settings.checkpoint_every, settings.rounds) * per_round
         self._capacity = max(min(settings.capacity // length, settings.rounds * per_round), 1)
@@ -86,10 +101,15 @@ class DataSet:
         self.bytes = planned_bytes(columns, self.size)
         groups = ", ".join(f"{name} {column.row_bytes} B" for name, column in columns.items())
         each = f"rows of {self.length} steps:" if self.length > 1 else "rows of"
-        print(f"buffer: {self._capacity:,} {each} {groups}: {self.bytes / 1e6:,.0f} MB on disk", flush=True)
-        if not written:
-            self.check_disk(folder.parent, like)
-        self._buffer = Buffer(folder, columns, self._capacity, self._slack, written)
+        if ranks.is_first():
+            size = f"{self.bytes / 1e6:,.0f} MB on disk"
+            print(f"buffer: {self._capacity:,} {each} {groups}: {size}", flush=True)
+            if not written:
+                self.check_disk(folder.parent, like)
+            self._buffer = Buffer(folder, columns, self._capacity, self._slack, written)
+        ranks.wait()
+        if not ranks.is_first():
+            self._buffer = Buffer(folder, columns, self._capacity, self._slack, written, exists=True)
         if self.settings.sampling == "priority":
             self.priorities = Priorities(self.size)
 
@@ -117,10 +137,12 @@ class DataSet:
         return self._buffer is not None
 
     def add(self, rows: TensorDict) -> None:
-        """Append rows (R, ...)."""
+        """Append rows (R, ...), of several processes all of theirs: blocks of all environments in order."""
+        count = len(rows) * ranks.world()
         if self.priorities is not None:
-            self.priorities.add(self.buffer.written, len(rows))
-        self.buffer.add(rows)
+            self.priorities.add(self.buffer.written, count)
+        self.buffer.add(rows, places(len(rows), self._num_envs // ranks.world()), count)
+        ranks.wait()
 
     @property
     def size(self) -> int:
@@ -151,7 +173,7 @@ class DataSet:
         return self._held_out(episodes).any(1).nonzero()[:, 0][-_HELD_OUT_FRAMES // self.length :]
 
     def draw(self, training: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the rows (B,) of a batch, by age, with replacement."""
+        """Return the rows (B,) of a batch, by age, with replacement: the same in every process."""
         count = batch_rows(self.settings.batch_size, self.length)
         if self.priorities is None:
             return training[torch.randint(len(training), (count,), generator=generator)]
@@ -159,10 +181,15 @@ class DataSet:
         return training[self.priorities.draw(numbers, count, self.settings.priority_power, generator)]
 
     def weigh(self, chosen: Tensor, action: Tensor, rows: TensorDict, valid: Tensor) -> None:
-        """Note how much is left to learn of rows, by age (B,), from the student's actions (B, T, A)."""
+        """Note how much is left to learn of rows, by age (B,), from the student's actions.
+
+        These (B', T, A), and the rows, are of this process's part of what was chosen.
+        """
         if self.priorities is not None:
             log_std = rows.get(f"{LABEL}.log_std", None)  # None: no loss reads it, so that it is not kept
-            weights = priority(action.detach(), rows[LABEL], log_std, valid)
+            weights = torch.zeros(len(chosen))
+            weights[own_part(len(chosen))] = priority(action.detach(), rows[LABEL], log_std, valid)
+            weights = ranks.total(weights)
             self.priorities.update(self.buffer.written - len(self.buffer) + chosen, weights)
 
     def _held_out(self, episodes: Tensor) -> Tensor:

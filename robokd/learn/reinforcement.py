@@ -1,9 +1,9 @@
 """What a round's rewards say of the actions taken, and the updates that follow: PPO's half of distilling.
 
-Source: Schulman et al. (2017), algorithm 1; the learning rate follows the divergence as in rsl_rl. Departures:
-the likelihood of what was done is taken when learning begins, in the numerics of learning, so that the first
-ratio is 1 though convolutions learn in bfloat16; and the rate changes once an epoch, without a wait for the
-device in every step. Shapes: N environments, S steps of a round, R rows, T steps of a row, A actions.
+Source: Schulman et al. (2017), algorithm 1; the learning rate follows the divergence as in rsl_rl.
+Departures: the likelihood of what was done is taken when learning begins, in the numerics of learning, so
+that the first ratio is 1 though convolutions learn in bfloat16; and the rate changes once an epoch, without a wait
+for the device in every step. Shapes: N environments, S steps of a round, R rows, T steps of a row, A actions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
+from robokd.learn import ranks
 from robokd.learn.advantages import advantages
+from robokd.learn.dataset import places
 from robokd.losses.base import ACTED, ADVANTAGE, BEHIND, DRIVEN, SENT
 from robokd.nets.critic import Critic
 
@@ -53,8 +55,8 @@ class Reinforcement:
         self.groups = critic_groups(settings, env)
         self.critic = Critic(sum(env.obs_specs[name].size for name in self.groups), settings.critic_hidden)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=settings.critic_learning_rate)
-        self.rate = settings.learning_rate
-        self.seen: dict[str, Tensor] = {}  # of the last round: mean reward, success of the episodes that ended
+        self.rate, self.num_envs = settings.learning_rate, env.num_envs
+        self.seen: dict[str, Tensor] = {}  # of the last round: mean reward, success of ended episodes
         self._steps: list[TensorDict] = []
 
     def note(self, obs: TensorDict, sent: Tensor, driven: Tensor, acted: Tensor, outcome: tuple) -> None:
@@ -82,32 +84,40 @@ class Reinforcement:
             gae_lambda=self.settings.gae_lambda,
         )  # fmt: skip
         steps[RETURN], steps[BEHIND] = found + value[:-1], found <= 0
-        self.critic.update(known.flatten(0, 1), steps[RETURN].flatten())
-        count = acted.sum().clamp(min=1)
-        mean = (found * acted).sum() / count
-        spread = ((found - mean).square() * acted).sum().div(count).sqrt()
+        self.critic.update(ranks.gathered(known.flatten(0, 1)), ranks.gathered(steps[RETURN].flatten()))
+        count = ranks.total(acted.sum()).clamp(min=1)
+        mean = ranks.total((found * acted).sum()) / count
+        spread = ranks.total(((found - mean).square() * acted).sum()).div(count).sqrt()
         steps[ADVANTAGE] = (found - mean) / (spread + 1e-8) * acted
-        ended = steps["done"].sum().clamp(min=1)
-        self.seen = {"reward": steps["reward"].mean(), "success": steps["succeeded"].sum() / ended}
+        ended = ranks.total(steps["done"].sum()).clamp(min=1)
+        self.seen = {
+            "reward": steps["reward"].mean() / ranks.world(), "success": steps["succeeded"].sum() / ended
+        }  # fmt: skip
         kept = (KNOWN, SENT, DRIVEN, ACTED, RETURN, BEHIND, ADVANTAGE)
         yield from steps.select(*kept).unbind(0)
 
     def parts(self, rows: TensorDict, generator: torch.Generator) -> Iterator[TensorDict]:
-        """Yield the mini-batches of one epoch."""
-        order = torch.randperm(len(rows), generator=generator)
+        """Yield the mini-batches of one epoch, of several processes each its own rows of them."""
+        own = places(len(rows), self.num_envs)
+        where = torch.full((len(rows) * ranks.world(),), -1)
+        where[own] = torch.arange(len(rows))
+        order = torch.randperm(len(where), generator=generator)
         for chosen in order.chunk(self.settings.mini_batches):
-            yield rows[chosen]
+            found = where[chosen]
+            yield rows[found[found >= 0]]
 
     def fit_critic(self, rows: TensorDict) -> Tensor:
         """Take a gradient step of the critic; return its loss."""
-        loss = self.critic.loss(rows[KNOWN].flatten(0, 1), rows[RETURN].flatten())
+        count = ranks.total(torch.tensor(rows.numel()))
+        loss = self.critic.loss(rows[KNOWN].flatten(0, 1), rows[RETURN].flatten()).sum() / count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.sum_gradients(self.critic.parameters())
         self.optimizer.step()
         return loss.detach()
 
     def adapt(self, moved: float | None) -> None:
-        """Change the learning rate by how far an epoch moved the policy, in nats; None or 0: nothing is known."""
+        """Change the learning rate by how far an epoch moved the policy, in nats; None or 0: unknown."""
         wanted, (low, high) = self.settings.desired_kl, RATES
         if not moved:
             return

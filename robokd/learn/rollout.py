@@ -44,6 +44,12 @@ class Outcomes:
     env_steps: int  # control steps taken, those after the last wanted episode included
     frames: int  # pictures rendered for them
 
+    @classmethod
+    def ideal(cls, episodes: int) -> Outcomes:
+        """Return the outcomes that are wanted, of episodes that nobody has run."""
+        none = torch.zeros(episodes)
+        return cls(torch.ones(episodes), none, none.long(), saturation=0.0, env_steps=0, frames=0)
+
     def means(self) -> dict[str, float]:
         """Return the averages that training logs."""
         return {

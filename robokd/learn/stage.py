@@ -13,6 +13,7 @@ from robokd.config import dump
 from robokd.draws import Draws
 from robokd.env.base import Setup, TaskEnv
 from robokd.files import sha256_of
+from robokd.learn import ranks
 from robokd.memory import forget_peak_memory
 from robokd.run import Run
 from robokd.vision.sensor import Corruption
@@ -32,10 +33,15 @@ class StageConfig(Protocol):
     threads: int
 
 
-def begin(seed: int, threads: int) -> None:
-    """Seed torch and give it its threads, the same number for the same result; begin a new memory peak."""
+def begin(seed: int, threads: int, *, alone: bool = True) -> None:
+    """Seed torch and give it its threads, the same number for the same result; begin a new memory peak.
+
+    UserError where torchrun has started several processes of a stage that works `alone`.
+    """
+    if alone:
+        ranks.refuse()
     torch.manual_seed(seed)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(ranks.own_threads(threads))
     _keep_memory()
     forget_peak_memory()
 
@@ -70,9 +76,11 @@ def build_env(
 ) -> TaskEnv:
     """Return the config's task with these groups; `stream` names whose draws it uses."""
     count = config.num_envs if num_envs is None else num_envs  # pyright: ignore[reportAttributeAccessIssue]
+    own = ranks.share(count, "num_envs") if stream == "train" and num_envs is None else count
+    first = ranks.rank() * own if own < count else 0
     setup = Setup(
-        num_envs=count, groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
-        threads=config.threads,
+        num_envs=own, groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
+        threads=ranks.own_threads(config.threads), first=first, total=count,
     )  # fmt: skip
     renderer, corrupt = getattr(config, "renderer", None), getattr(config, "corrupt", Corruption())
     return config.task.build(sim=config.sim, renderer=renderer, corrupt=corrupt, setup=setup)

@@ -18,16 +18,18 @@ from robokd.registry import register
 from robokd.students.base import StudentOutput, log_likelihood
 from robokd.teachers.base import TeacherOutput
 
+LARGEST = 10.0  # nats: a likelihood that grew by more has no gradient, where it would have an infinite one
+
 
 @register("loss", "ppo")
 @dataclass(kw_only=True)
 class PpoLossCfg(LossCfg):
     """The clipped surrogate of PPO: the student learns from reward too.
 
-    Alone it is reinforcement learning from what the student sees. Beside `kl`, whose `anneal` ends at 0, it is kickstarting (Schmitt et al. 2018): the teacher shows the way and does not bound where it ends; with
+    Alone it is reinforcement learning from what the student sees. Beside `kl`, whose `anneal` ends at 0, it
+    is kickstarting (Schmitt et al. 2018): the teacher shows the way and does not bound where it ends; with
     `gated=true` the teacher is followed only where the student did worse than expected. After
-    `baseline=<distill run>` it goes on from a distilled student. The critic and the schedule of updates are
-    set by `rl.*`.
+    `baseline=<distill run>` it goes on from a distilled student. `rl.*` sets the critic and the updates.
 
     Unit: advantages, which have unit variance over a round.
     """
@@ -60,6 +62,7 @@ def ppo(student: StudentOutput, teacher: TeacherOutput, batch: TensorDict, *, cl
         clip: largest change of the likelihood that is rewarded.
     """
     change = log_likelihood(student, batch[SENT]) - batch[LOG_PROB]
-    ratio = change.masked_fill(~batch[ACTED], 0.0).exp()  # another's action may be as good as impossible
+    # another's action may be as good as impossible, and what a twin did may be so to the student
+    ratio = change.masked_fill(~batch[ACTED], 0.0).clamp(max=LARGEST).exp()
     advantage = batch[ADVANTAGE]
     return -(ratio * advantage).minimum(ratio.clamp(1 - clip, 1 + clip) * advantage)

@@ -30,9 +30,9 @@ class Critic(nn.Module):
         return self.returns.undone(self.net(self.normalizer(rows))).squeeze(-1)
 
     def loss(self, rows: Tensor, target: Tensor) -> Tensor:
-        """Return the squared distance to returns (N,), in units of their variance, averaged."""
+        """Return the squared distances (N,) to returns (N,), in units of their variance."""
         wanted = self.returns(target[:, None])
-        return (self.net(self.normalizer(rows)) - wanted).square().mean()
+        return (self.net(self.normalizer(rows)) - wanted).square().squeeze(-1)
 
     def update(self, rows: Tensor, target: Tensor) -> None:
         """Let the normalisers see rows (N, D) and returns (N,)."""

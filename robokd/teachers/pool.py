@@ -26,7 +26,7 @@ from torch import Tensor
 
 from robokd import UserError, registry
 from robokd.registry import register, unknown
-from robokd.specs import ActionSpec, ObsSpec, differences, to_dict
+from robokd.specs import ObsSpec
 from robokd.teachers.base import OFFERS, OpenCfg, Place, Teacher, TeacherOutput
 
 
@@ -51,14 +51,17 @@ class PoolCfg:
         group, dot, _ = self.route.partition(".")  # a route without one is refused by `open`
         return tuple(dict.fromkeys((*own, group) if dot else own))
 
+    def files(self) -> tuple[str, ...]:
+        """Return what its members are read from, each file once."""
+        own = [path for cfg in self._members().values() for path in getattr(cfg, "files", tuple)()]
+        return tuple(dict.fromkeys(own))
+
     def open(self, place: Place) -> PoolTeacher:
         """See OpenCfg."""
         cfgs = self._members()
         route = Route.find(self.route, self.edges, place)
-        members = {
-            name: Member(teacher=cfg.open(place), action_spec=place.action_spec) for name, cfg in cfgs.items()
-        }
-        groups = {group for one in members.values() for group in one.teacher.inputs} | {route.group}
+        members = {name: open_member(name, cfg, place) for name, cfg in cfgs.items()}
+        groups = {group for one in members.values() for group in one.inputs} | {route.group}
         rows = {
             group: torch.zeros(2, place.obs_specs[group].size, device=place.device)
             for group in sorted(groups)
@@ -100,28 +103,20 @@ class Route:
         return torch.bucketize(values, edges, right=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A teacher, and the actions that its answers mean."""
-
-    teacher: Teacher
-    action_spec: ActionSpec
-
-
 class PoolTeacher:
     """The Teacher protocol over several; it offers what all of them do.
 
     `example` is any rows (N >= 1, …) of the groups that are read: the members' answers to them must be of one
-    shape. UserError where actions, shapes or the number of edges do not fit.
+    shape. UserError where shapes or the number of edges do not fit.
     """
 
-    def __init__(self, members: Mapping[str, Member], route: Route, example: TensorDict) -> None:
-        _check_actions(members)
+    def __init__(self, members: Mapping[str, Teacher], route: Route, example: TensorDict) -> None:
+        if not members:
+            raise UserError("a pool needs at least one member, got none")
         if len(route.edges) != len(members) - 1:
             wanted = f"{len(members) - 1} for {len(members)} members ({', '.join(members)})"
             raise UserError(f"teacher.edges has {len(route.edges)} numbers, wanted {wanted}")
-        self.members = {name: one.teacher for name, one in members.items()}
-        self.route = route
+        self.members, self.route = dict(members), route
         groups = [group for one in self.members.values() for group in one.inputs]
         self.inputs = tuple(dict.fromkeys((*groups, route.group)))
         self.offers = frozenset.intersection(*(one.offers for one in self.members.values()))
@@ -173,6 +168,14 @@ def member_cfg(name: str, fields: object) -> OpenCfg:
         raise UserError(f"{where}: {error}") from None
 
 
+def open_member(name: str, cfg: OpenCfg, place: Place) -> Teacher:
+    """Return one member, held to the place as it would be alone; so none has other actions than another."""
+    try:
+        return cfg.open(place)
+    except UserError as error:
+        raise UserError(f"teacher.members.{name}: {error}") from None
+
+
 def _fits(value: object, hint: object) -> bool:
     """Whether a value read from text is of a field's type."""
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
@@ -195,20 +198,6 @@ def _columns(specs: Mapping[str, ObsSpec]) -> dict[str, tuple[str, int]]:
             for i, element in enumerate(term.elements):
                 found[f"{group}.{term.name}.{element}"] = (group, first + i)
     return found
-
-
-def _check_actions(members: Mapping[str, Member]) -> None:
-    """Refuse members whose answers mean different actions, naming both."""
-    if not members:
-        raise UserError("a pool needs at least one member, got none")
-    (first, wanted), *others = members.items()
-    for name, got in others:
-        if rows := differences(to_dict(wanted.action_spec), to_dict(got.action_spec)):
-            both = " and ".join(
-                f"{who}: {spec.size} actions ({', '.join(spec.names)})"
-                for who, spec in ((first, wanted.action_spec), (name, got.action_spec))
-            )
-            raise UserError(f"members of a pool must take the same actions, got {both}; {rows[0]}")
 
 
 def _check_shapes(said: Mapping[str, TeacherOutput], offers: frozenset[str]) -> None:

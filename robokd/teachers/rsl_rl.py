@@ -60,6 +60,10 @@ class RslRlCfg:
         """See OpenCfg."""
         return self.groups
 
+    def files(self) -> tuple[str, ...]:
+        """Return what it is read from."""
+        return (self.path,)
+
     def open(self, place: Place) -> PpoTeacher:
         """See OpenCfg."""
         saved = read_tensors(read_file(self.path, "rsl_rl", WHAT), self.path, WHAT)

@@ -69,6 +69,10 @@ class Sb3Cfg:
         """See OpenCfg."""
         return self.groups
 
+    def files(self) -> tuple[str, ...]:
+        """Return what it is read from."""
+        return (self.path, self.normalizer) if self.normalizer else (self.path,)
+
     def open(self, place: Place) -> Sb3Teacher:
         """See OpenCfg."""
         members = _members(read_file(self.path, "sb3", WHAT), self.path)

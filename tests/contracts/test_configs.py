@@ -18,8 +18,8 @@ EXPERIMENTS = sorted(
 def test_a_part_has_working_defaults_a_build_and_one_line_of_help(kind, name):
     part = registry.find(kind, name)
     assert (part.kind, part.name) == (kind, name)
-    # a corruption is data that travels in a bundle, the policy of a parent run and the student's twin are made
-    # by the stage; teachers that are not trained are opened
+    # a corruption is data that travels in a bundle, the policy of a parent run and the student's twin are
+    # made by the stage; teachers that are not trained are opened
     if kind != "corrupt" and (kind, name) not in (("teacher", "parent"), ("teacher", "twin")):
         assert callable(getattr(part(), "build", None) or part().open)
     assert part.__doc__

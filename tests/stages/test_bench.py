@@ -14,19 +14,22 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from robokd import UserError
-from robokd.bench import render, scene
+from robokd import UserError, registry
+from robokd.bench import distill, render, scene
 from robokd.bench.bench import bench
 from robokd.bench.opengl import check_opengl
+from robokd.bench.peer import PeerStudent
 from robokd.bench.room import build_room
 from robokd.bench.row import Effort
 from robokd.bench.scatter import build_scatter
 from robokd.cli import main
 from robokd.config import BenchConfig
+from robokd.students.base import Interface
+from tests.unit.teacher_samples import obs_specs
 
 TINY = Effort(
     repeats=2, worlds=2, num_envs=2, compared=2, pixels=32, slices=128, burst_s=0.0, control_steps=3,
-    is_cold=False,
+    gradient_steps=5, is_cold=False,
 )  # fmt: skip
 OPENGL_BARS = {
     "depth, scatter, beside OpenGL": 80, "depth, room, beside OpenGL": 80,
@@ -43,6 +46,11 @@ if importlib.util.find_spec("mujoco_warp"):
 COLLECT_BARS = {
     "physics and pictures": None, "physics, pictures, cnn 12-16-16, 16 points, 75k weights": 30,
     "physics, pictures, cnn 8-8, 8 points, 62k weights": None,
+}  # fmt: skip
+DISTILL_UNITS = {
+    "learn, one student, each as it comes": "us/frame", "learn, one student, both in float32": "us/frame",
+    "learn, one student, both in bfloat16": "us/frame", "learn, rsl_rl with its own CNNModel": "us/frame",
+    "round, one student, each as it comes": "us/sample", "round, one student, both in float32": "us/sample",
 }  # fmt: skip
 FIELDS = {"name", "ours", "peer", "peer_name", "ratio", "unit", "gate"}
 WITHOUT_GL = {**os.environ, "MUJOCO_GL": "disable"}
@@ -93,6 +101,40 @@ def test_collect_moves_and_sees_as_a_plain_loop_does(opengl, tmp_path):
         assert row["ours_steps_per_s"] == pytest.approx(1e6 / row["ours"])
 
 
+def test_distill_learns_the_same_from_the_same_frames_as_rsl_rl_does(tmp_path):
+    rows = measured("distill", tmp_path / "rows.json")["rows"]
+    assert {row["name"]: row["unit"] for row in rows} == DISTILL_UNITS
+    for row in rows:
+        check_row(row)
+        assert row["gate"]["ok"], row
+        assert row["bar"] == (1.2 if row["name"].endswith("each as it comes") else None)
+    gates = {row["name"]: {one["name"]: one for one in row["gate"]["measures"]} for row in rows}
+    exact = gates["learn, one student, both in float32"]
+    assert exact["relative difference of the loss"]["limit"] == 1e-5
+    assert exact["relative difference of the gradient"]["limit"] == 1e-4
+    begun = gates["round, one student, both in float32"]
+    assert {"share of pixels of front that differs", "largest difference of a label"} < set(begun)
+
+
+def test_a_student_that_learns_from_other_weights_fails_the_gate_of_distill(tmp_path, monkeypatch):
+    copied = distill._Ours.copied
+
+    def altered(ours):
+        student = copied(ours)
+        student.head.bias.data.add_(0.1)
+        return student
+
+    monkeypatch.setattr(distill._Ours, "copied", altered)
+    with pytest.raises(RuntimeError, match="so no comparison: learn, one student, each as it comes, learn, "):
+        measured("distill", tmp_path / "rows.json")
+
+
+def test_rsl_rl_is_given_no_student_that_remembers():
+    interface = Interface(obs_specs=obs_specs(), cameras=(), action_size=2, targets={})
+    with pytest.raises(UserError, match="keeps no memory of a student of ours: take one without memory"):
+        PeerStudent(registry.find("student", "cnn_gru")().build(interface), 2)
+
+
 def test_a_gate_that_fails_is_written_down_and_is_a_fault_of_ours(opengl, tmp_path):
     coarse = dataclasses.replace(TINY, slices=5)  # round shapes of five sides are another scene
     path = tmp_path / "rows.json"
@@ -131,7 +173,10 @@ def test_the_command_prints_the_path_last_and_leaves_out_what_needs_opengl(tmp_p
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["what=rendr"], "no benchmark named 'rendr'. Did you mean 'render'? Known: collect, render"),
+        (
+            ["what=rendr"],
+            "no benchmark named 'rendr'. Did you mean 'render'? Known: collect, distill, render",
+        ),
         (["what=render", "repeats=0"], "repeats must be >= 1, got 0"),
         (["what=render", "out=no/rows.json"], "cannot write no/rows.json: there is no folder no"),
     ],
@@ -174,3 +219,11 @@ def test_a_full_measurement_passes_its_gates_and_is_faster_everywhere(what, tmp_
     assert main(["bench", f"what={what}", f"out={path}"]) == 0
     for row in json.loads(path.read_text())["rows"]:
         assert row["ratio"] >= min(row["bar"] or 1, 1) / 2, row
+
+
+@pytest.mark.slow
+def test_a_full_measurement_of_distill_passes_its_gates(tmp_path):
+    path = tmp_path / "rows.json"
+    assert main(["bench", "what=distill", f"out={path}"]) == 0
+    for row in json.loads(path.read_text())["rows"]:
+        assert row["ratio"] >= (row["bar"] or 0) / 2, row

@@ -84,8 +84,11 @@ def flat_rows(obs: TensorDict) -> torch.Tensor:
     return torch.cat([obs[group] for group in GROUPS], 1)
 
 
-def rsl_rl_file(path: Path, *, own: bool = False, **fields: Any) -> Any:
-    """Write what rsl_rl's runner saves, `own` with the contract that ours adds; return the actor."""
+def rsl_rl_file(path: Path, *, own: ActionSpec | None = None, **fields: Any) -> Any:
+    """Write what rsl_rl's runner saves, with the contract that ours adds if it is of `own` actions.
+
+    Returns the actor.
+    """
     from robokd.teachers.ppo import PpoCfg
 
     torch.manual_seed(0)
@@ -96,7 +99,7 @@ def rsl_rl_file(path: Path, *, own: bool = False, **fields: Any) -> Any:
     saved = {**algorithm.save(), "iter": 3, "infos": None}
     if own:
         seen = {name: to_dict(spec) for name, spec in obs_specs().items()}
-        saved["contract"] = {"action": to_dict(action_spec()), "observations": seen, "cameras": {}}
+        saved["contract"] = {"action": to_dict(own), "observations": seen, "cameras": {}}
     torch.save(saved, path)
     return algorithm.actor.eval()
 
@@ -201,4 +204,4 @@ def samples(folder: Path) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
     members = {name: {"part": name, **files[name]} for name in ("sb3", "onnx")}
     pool = {"members": members, "route": "privileged.goal.x", "edges": (0.0,)}
-    return {**files, "scripted": {}, "pool": pool}
+    return {**files, "scripted": {}, "random": {}, "pool": pool}

@@ -1,0 +1,210 @@
+"""Success of the task reach against frames and time: ours, rsl_rl's `Distillation`, and controls.
+
+    python -m tests.evidence.reach_peers <teach run> <out.json> [seed ...]        an hour or more a seed
+    python -m tests.evidence.reach_peers summary <summary.json> <out.json> ...    of several such files
+
+All see front and wrist camera, student=cnn, one thread, the same 128 validation episodes; seconds are of
+collecting and learning, without validation. "To the target" is to 0.9 of the teacher's success. Rows are
+written as they come; those that the file has are not made again. Two files may be made at once.
+
+    ours                            distill as it comes, until the target
+    rsl_rl                          its defaults: an Adam step on 15 x 256 frames, each used once
+    rsl_rl, gradient steps as ours  75 steps of 256 frames on every 15 x 256; ours has 80 on 16 x 256
+    dagger, bc, random teacher      102 400 frames and labels, 2000 gradient steps, however well they do
+
+rsl_rl's learner has no loss for where the goal is, so its student has no estimate; ours has both as defaults.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robokd.bench import peer
+from robokd.config import DistillConfig, compose
+from robokd.files import read_json, to_json, write_atomic
+from robokd.learn.dagger import distill
+from robokd.learn.instructor import open_teacher, teacher_inputs
+from robokd.learn.pupil import build_student, student_inputs
+from robokd.learn.rollout import rollout
+from robokd.learn.stage import begin, build_env
+from robokd.run import Run
+from robokd.students.base import StudentPolicy
+
+TARGET = 0.9  # of the teacher's success
+CAMERAS, LONG = "cameras=[front,wrist]", ["dagger.rounds=25", "dagger.stop_retention=1"]
+OURS = {  # way -> what is said to distill
+    "ours": ["dagger.evaluate_every=1", f"dagger.stop_retention={TARGET}"],
+    "dagger": ["dagger.evaluate_every=2", *LONG],
+    "bc": ["dagger.evaluate_every=2", "dagger.acting.share=1", *LONG],
+    "random teacher": ["dagger.evaluate_every=5", "teacher=random", *LONG],
+}
+# two-sided 95 % of Student's t by the number of seeds
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+NUMBERS = ("success", "best", "frames_to_target", "seconds_to_target", "frames", "seconds", "grad_samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """How rsl_rl's learner is run."""
+
+    epochs: int
+    gradient_length: int  # steps of all environments in a gradient step
+    evaluate_every: int  # iterations
+    steps: int = 15  # of an iteration
+    learning_rate: float = 1e-3
+    frames: int = 2_000_000  # at most
+
+
+PEERS = {
+    "rsl_rl": Peer(epochs=1, gradient_length=15, evaluate_every=10),
+    "rsl_rl, gradient steps as ours": Peer(epochs=5, gradient_length=1, evaluate_every=1, frames=400_000),
+}
+WAYS = (*OURS, *reversed(PEERS))  # what takes long comes last
+
+
+def measured(
+    parent: Run, way: str, seed: int, words: Sequence[str] = (), settings: Peer | None = None
+) -> dict[str, Any]:
+    """Return the row of a way; `words` and `settings` are for smaller ones than the full."""
+    with tempfile.TemporaryDirectory() as runs:
+        own = ["task=reach"] if "teacher=random" in OURS.get(way, ()) else [f"parent={parent.path}"]
+        said = [*own, CAMERAS, "threads=1", f"seed={seed}", f"runs={runs}", *OURS.get(way, ()), *words]
+        if way in PEERS:
+            config = compose("distill", [*said, "loss=[action_mse]"], parent.config)
+            return {"way": way, "seed": seed, **_row(_peer(config, settings or PEERS[way]))}
+        made = distill(compose("distill", said, parent.config))
+        taught = read_json(made)["teacher_validation_success"]
+        return {"way": way, "seed": seed, **_row(_ours(Run.open(made.parent), taught))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """How a student did, and what it had cost until then."""
+
+    frames: int  # environment steps, each with its label
+    seconds: float
+    grad_samples: int  # frames learned from
+    success: float
+    taught: float  # success of the teacher
+
+
+def _ours(run: Run, taught: float) -> Iterator[Point]:
+    """Read the curve of a distillation."""
+    seconds, settings = 0.0, run.config["dagger"]
+    for line in run.metrics():
+        seconds += (line["time/collect_s"] or 0.0) + (line["time/learn_s"] or 0.0)
+        success = line.get("validation/success")
+        if success is not None:
+            learned = round(line["step"] or 0) * settings["gradient_steps"] * settings["batch_size"]
+            frames = round(line["frames"] or 0)
+            yield Point(frames=frames, seconds=seconds, grad_samples=learned, success=success, taught=taught)
+
+
+def _peer(config: DistillConfig, settings: Peer) -> Iterator[Point]:
+    """Run rsl_rl's learner until the target or the budget."""
+    begin(config.seed, config.threads)
+    known = build_env(config, (), "train", num_envs=1)
+    teacher_groups, student_groups = teacher_inputs(config, known.task), student_inputs(config)
+    known.close()
+    env = build_env(config, tuple(dict.fromkeys((*student_groups, *teacher_groups))), "train")
+    teacher, student = open_teacher(config, env), build_student(config, env)
+    count = config.dagger.evaluate_episodes
+    validation = build_env(config, student_groups, "validation", num_envs=count)
+    reference = build_env(config, teacher_groups, "validation", num_envs=count)
+    taught = rollout(reference, teacher, count).success.mean().item()
+    algorithm = peer.distillation(
+        peer.PeerStudent(student, env.num_envs), teacher, env.get_observations(), actions=env.num_actions,
+        steps=settings.steps, epochs=settings.epochs, gradient_length=settings.gradient_length,
+        learning_rate=settings.learning_rate,
+    )  # fmt: skip
+    seconds, each = 0.0, settings.steps * env.num_envs
+    for iteration in range(1, settings.frames // each + 1):
+        began = time.perf_counter()
+        peer.collect(algorithm, env)
+        algorithm.update()
+        seconds += time.perf_counter() - began
+        if iteration % settings.evaluate_every == 0:
+            algorithm.eval_mode()
+            success = rollout(validation, StudentPolicy(student, count), count).success.mean().item()
+            algorithm.train_mode()
+            frames = iteration * each
+            yield Point(
+                frames=frames, seconds=seconds, grad_samples=frames * settings.epochs, success=success,
+                taught=taught,
+            )  # fmt: skip
+            if success >= TARGET * taught:
+                return
+
+
+def _row(points: Iterator[Point]) -> dict[str, Any]:
+    """Return a curve, where it reached the target, and where it ended."""
+    curve = list(points)
+    last, reached = curve[-1], next((one for one in curve if 0 < TARGET * one.taught <= one.success), None)
+    return {
+        "teacher_success": last.taught, "target": TARGET * last.taught, "success": last.success,
+        "best": max(one.success for one in curve), "frames": last.frames, "seconds": last.seconds,
+        "grad_samples": last.grad_samples, "frames_to_target": reached.frames if reached else None,
+        "seconds_to_target": reached.seconds if reached else None,
+        "curve": [[one.frames, round(one.seconds, 2), one.success] for one in curve],
+    }  # fmt: skip
+
+
+def summary(outs: Sequence[str]) -> dict[str, Any]:
+    """Return by way what the seeds of all files say: mean, least and most, and a 95 % t-interval.
+
+    A way that some seed ended before the target has no mean of what it took, which would flatter it.
+    """
+    rows = [row for out in outs for row in read_json(out)["rows"]]
+    found: dict[str, Any] = {}
+    for way in dict.fromkeys(row["way"] for row in rows):
+        mine = [row for row in rows if row["way"] == way]
+        seeds = [row["seed"] for row in mine]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{way} has a seed twice: {sorted(seeds)}")
+        numbers = {name: _spread([row[name] for row in mine]) for name in NUMBERS}
+        reached = sum(row["frames_to_target"] is not None for row in mine)
+        found[way] = {"seeds": sorted(seeds), "reached": reached, **numbers}
+    return {
+        "target": f"{TARGET} of the teacher's success",
+        "files": [Path(out).name for out in outs],
+        "ways": found,
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return None
+    mean, count = sum(numbers) / len(numbers), len(numbers)
+    spread = {"mean": mean, "min": min(numbers), "max": max(numbers)}
+    if count not in T95:
+        return spread
+    half = T95[count] * (sum((one - mean) ** 2 for one in numbers) / (count - 1) / count) ** 0.5
+    return {**spread, "lo": mean - half, "hi": mean + half}
+
+
+def main(parent: str, out: str, *seeds: str) -> None:
+    """Write all ways of all seeds, as they come."""
+    rows = read_json(out)["rows"] if Path(out).exists() else []
+    for seed in map(int, seeds or ("0",)):
+        for way in WAYS:
+            if any((row["way"], row["seed"]) == (way, seed) for row in rows):
+                continue
+            rows.append(measured(Run.open(parent), way, seed))
+            shown = {name: rows[-1][name] for name in ("success", "frames_to_target", "seconds_to_target")}
+            print(way, seed, shown, flush=True)
+            command = " ".join(["python -m tests.evidence.reach_peers", Path(parent).name, out, *seeds])
+            write_atomic(Path(out), to_json({"command": command, "rows": rows}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["summary"]:
+        write_atomic(Path(sys.argv[2]), to_json(summary(sys.argv[3:])))
+    else:
+        main(*sys.argv[1:])
