@@ -31,6 +31,10 @@ STAGES = {
     "pipeline": "robokd.pipeline:pipeline",
 }
 DONE, FAULT, MISTAKE, SAFETY_STOP, INTERRUPTED = 0, 1, 2, 3, 130  # exit codes
+# what numpy, torch, C++ and the system say where an allocation failed
+NO_MEMORY = (
+    "allocate memory", "bad_alloc", "not enough memory", "out of memory", "size calculation overflowed"
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             summaries = [path / "summary.json" for path in runs.created[before:]]
             print(*[path for path in summaries if path.is_file()][-1:], sep="\n", flush=True)
             return SAFETY_STOP
+        if _lacks_memory(error):
+            first = (str(error).splitlines() or ["MemoryError"])[0]
+            sizes = "num_envs, counts of episodes and steps, batches, widths of networks and pictures"
+            print(f"error: memory does not suffice for these sizes ({first}): lower {sizes}", file=sys.stderr)
+            return MISTAKE
         traceback.print_exc()
         print(
             f"error: this is a fault of robokd {__version__}, not yours; please report the above",
@@ -76,7 +85,7 @@ def _command(words: Sequence[str]) -> None:
 
         print(manual.list_parts(rest))
     elif command == "resume":
-        print(_resume(rest), flush=True)
+        _tell(_resume(rest))
     elif command not in STAGES:
         raise UserError(registry.unknown("stage", command, [*STAGES, "resume", "list"]))
     elif {"--help", "-h"} & set(rest):
@@ -85,7 +94,13 @@ def _command(words: Sequence[str]) -> None:
         print(manual.stage_help(command, rest))
     else:
         config = compose(command, rest, _inherited(command, rest))
-        print(_stage(command)(config, None), flush=True)
+        _tell(_stage(command)(config, None))
+
+
+def _tell(summary: Path) -> None:
+    """Print where the summary is; of the processes of torchrun the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(summary, flush=True)
 
 
 def _stage(name: str) -> Any:  # noqa: ANN401  (a function; its config differs from stage to stage)
@@ -153,6 +168,14 @@ def _how_to_go_on(words: Sequence[str], before: int) -> str:
     if len(runs.created) > before:  # the first: a pipeline's own folder comes before those of its stages
         return f"go on with: robokd resume run={runs.created[before]}"
     return "nothing was begun"
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an allocation failed; of which size, the configuration decides."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error) if isinstance(error, RuntimeError | ValueError | OSError) else ""
+    return any(words in said for words in NO_MEMORY)
 
 
 def _is_safety_stop(error: Exception) -> bool:

@@ -2,8 +2,8 @@
 
 Source: Schulman et al. (2017), algorithm 1; the learning rate follows the divergence as in rsl_rl.
 Departures: the likelihood of what was done is taken when learning begins, in the numerics of learning, so
-that the first ratio is 1 though convolutions learn in bfloat16; and the rate changes once an epoch, without a wait
-for the device in every step. Shapes: N environments, S steps of a round, R rows, T steps of a row, A actions.
+that the first ratio is 1 though convolutions learn in bfloat16; and the rate changes once an epoch, without a
+wait for the device in every step. Shapes: N environments, S steps of a round, R rows, T steps of a row, A actions.
 """
 
 from __future__ import annotations

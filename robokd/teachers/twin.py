@@ -78,7 +78,10 @@ class TwinTeacher:
 
 
 def as_teacher(said: StudentOutput) -> TeacherOutput:
-    """Return what a view of the network says as what the other one is taught, without a gradient."""
+    """Return what a view of the network says as what the other one is taught, without a gradient.
+
+    Its action is not clipped, other than a teacher's: it is the mean of the Gaussian that is explored.
+    """
     parts = {name: getattr(said, name) for name in ("log_std", "latent", "value")}
     detached = {name: None if value is None else value.detach() for name, value in parts.items()}
-    return TeacherOutput(action=said.action.detach().clip(-1, 1), **detached)
+    return TeacherOutput(action=said.action.detach(), **detached)

@@ -3,7 +3,7 @@
     python -m tests.evidence.hidden_goal results/distill_hidden_goal.json      five seeds, about eight minutes
 
 Success on test episodes and the environment steps that training took, of imitation alone, of reward alone
-(the control of equal cost), and of both together. Source: METHODS B2's T-maze; kickstarting (Schmitt et al. 2018).
+(the control of equal cost), and of both together. Source: METHODS B2's T-maze; Schmitt et al. (2018).
 """
 
 from __future__ import annotations
