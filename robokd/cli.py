@@ -166,7 +166,8 @@ def _how_to_go_on(words: Sequence[str], before: int) -> str:
     if words[:1] == ["resume"]:
         return f"go on with: robokd {' '.join(words)}"
     if len(runs.created) > before:  # the first: a pipeline's own folder comes before those of its stages
-        return f"go on with: robokd resume run={runs.created[before]}"
+        plugins = [word for word in words if word.startswith("plugins=")]
+        return f"go on with: robokd resume {' '.join([f'run={runs.created[before]}', *plugins])}"
     return "nothing was begun"
 
 

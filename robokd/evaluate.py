@@ -63,7 +63,7 @@ def policy_groups(run: Run) -> tuple[str, ...]:
     if run.stage == "teach":
         return load("teach", run.config).teacher.actor_groups
     config = run.config if run.stage == "distill" else run.load_checkpoint("last")["student_config"]
-    return ("proprio", *load("distill", config).cameras)
+    return pupil.student_inputs(load("distill", config))
 
 
 def load_policy(run: Run, checkpoint: str, env: VecEnv) -> Policy:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def read_bytes(path: Path) -> bytes:
 def to_json(data: Mapping[str, Any]) -> bytes:
     """Return data as readable JSON; numbers and arrays of numpy and torch are plain ones."""
     return json.dumps(data, indent=2, default=_plain_number).encode() + b"\n"
+
+
+def free_bytes(folder: str | Path) -> int:
+    """Return the free disk where a folder stands, or would."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def sync_folder(folder: Path) -> None:

@@ -28,6 +28,7 @@ from robokd import UserError, registry
 from robokd.schedule import Schedule
 
 CONFIGS = "robokd.configs"
+WHOLE = 2**63  # what no counter of numpy and torch holds
 _WORD = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 StageConfig = Any  # OmegaConf nodes and values whose type only the schema tells
 _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -256,13 +257,17 @@ def _assign(
     value = one.read(hint)
     if hint is Schedule and isinstance(value, int | float):
         value = {"begin": float(value), "end": float(value)}  # one number: it stays what it is
+    if isinstance(owner._get_node(last), DictConfig) and not isinstance(value, Mapping):
+        raise UserError(f"{one} holds keys: set {one}.<key>=…, got {value!r}")
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        for name, inner in value.items():
+            _assign(stage, fields, node, Override(f"{one.key}.{name}", inner, label=f"{one}.{name}"))
+        return
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int) and number >= WHOLE:
+            raise UserError(f"{one} must be < 2^63, got {number}")
     try:
-        if isinstance(owner._get_node(last), DictConfig) and not isinstance(value, Mapping):
-            raise UserError(f"{one} holds keys: set {one}.<key>=…, got {value!r}")
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            owner.merge_with({last: value})
-        else:
-            owner[last] = value
+        owner[last] = value
     except OmegaConfBaseException:
         got = as_typed(value) if isinstance(value, list) else repr(value)
         raise UserError(f"{one}: expected {expected(hint)}, got {got}") from None

@@ -65,6 +65,11 @@ class Schedule:
             return self.end + (self.begin - self.end) * (1 + math.cos(math.pi * share)) / 2
         return self.begin + (self.end - self.begin) * share
 
+    @property
+    def most(self) -> float:
+        """The largest value that it has."""
+        return max(self.begin, self.end)
+
     def check_range(self, name: str, low: float, high: float) -> None:
         """Raise ValueError, with the schedule's name, unless all its values lie in [low, high]."""
         if not low <= min(self.begin, self.end) <= max(self.begin, self.end) <= high:

@@ -58,7 +58,7 @@ class DistillConfig(SimulatingConfig):
             unless="teacher",
         ),
     )  # fmt: skip
-    checkpoint: str = "best"  # of the parent: best or last
+    checkpoint: str = "best"  # of the parent, and of the baseline: best or last
     task: Any = field(metadata=part("task", inherit=True, fixed=True))
     sim: Any = field(metadata=part("sim", inherit=True))
     renderer: Any = field(metadata=part("renderer"))
@@ -80,14 +80,21 @@ class DistillConfig(SimulatingConfig):
         if not self.loss:
             raise ValueError("loss must name at least one loss, got none")
         if self.teacher.name in ("parent", "twin"):
-            if self.teacher.name == "twin" and self.parent:
-                raise ValueError(f"parent={self.parent} and teacher=twin: only one can teach")
+            self._check_twin()
             return
         if self.parent:
             raise ValueError(f"parent={self.parent} and teacher={self.teacher.name}: only one can teach")
         if not hasattr(self.teacher, "open"):
             how = f"`robokd teach teacher={self.teacher.name}` and then parent=<its run>"
             raise ValueError(f"teacher={self.teacher.name} is trained before it labels: {how}")
+
+    def _check_twin(self) -> None:
+        if self.teacher.name != "twin":
+            return
+        if self.parent:
+            raise ValueError(f"parent={self.parent} and teacher=twin: only one can teach")
+        if not any(loss.of_rollout for loss in self.loss.values()):
+            raise ValueError("teacher=twin knows nothing until rewards teach it: say loss=[ppo,…]")
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from robokd.export.bundle import Bundle
 from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, errors, read_samples
 from robokd.specs import ObsSpec, differences
 
-TERMS = ("joint_pos", "joint_vel", "command_rate")  # what a "proprio" group may be made of
+TERMS = ("joint_pos", "joint_vel", "command_rate")  # what 1-D groups may be made of
 OUTPUTS = ("command", "command_rate", "action")
 WARMUP_RUNS = 20
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
@@ -42,7 +42,7 @@ class Policy:
     def __init__(self, bundle: Bundle) -> None:
         self._session = _open(bundle)
         _check_graph(bundle, self._session)
-        self._slices = _proprio_slices(bundle)
+        self._slices = {name: _slices(bundle, spec) for name, spec in bundle.observations.items()}
         self._feeds = {
             name: np.zeros(row["shape"], row["dtype"])
             for name, row in bundle.manifest["graph"]["inputs"].items()
@@ -68,8 +68,9 @@ class Policy:
     ) -> Decision:
         """Return the decision from the channels, the last sent target (A,) and its rate (A,)."""
         terms = {**channels, "command_rate": rate}
-        for term, where in self._slices.items():
-            _fill(self._feeds["proprio"][0, where], terms[term], term)
+        for group, slices in self._slices.items():
+            for term, where in slices.items():
+                _fill(self._feeds[group][0, where], terms[term], term)
         for camera in self._cameras:
             _fill(self._feeds[camera][0], channels[camera], camera)
         _fill(self._feeds["anchor"][0], anchor, "anchor")
@@ -160,16 +161,12 @@ def _describe(nodes: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _proprio_slices(bundle: Bundle) -> dict[str, slice]:
-    """Return where each term stands, after checking that this runtime has it, joint by joint."""
-    if list(bundle.observations) != ["proprio"]:
-        got = ", ".join(bundle.observations) or "none"
-        raise UserError(f"{bundle.path}: the policy reads the groups {got}; this runtime has: proprio")
-    spec: ObsSpec = bundle.observations["proprio"]
+def _slices(bundle: Bundle, spec: ObsSpec) -> dict[str, slice]:
+    """Return where each term of a group stands, after checking that this runtime has it, joint by joint."""
     for term in spec.terms:
         if term.name not in TERMS:
-            known = ", ".join(TERMS)
-            raise UserError(f"{bundle.path}: the policy reads {term.name!r}. This runtime has: {known}")
+            got, known = f"{term.name!r} of {spec.group}", ", ".join(TERMS)
+            raise UserError(f"{bundle.path}: the policy reads {got}. This runtime has: {known}")
         if term.elements != bundle.action.names:
             got = ", ".join(term.elements)
             raise UserError(f"{bundle.path}: term {term.name!r} is of {got}; the action is of other joints")

@@ -45,6 +45,8 @@ class Safety:
             group: (JOINT_CHANNELS if group in bundle.observations else (group,), budget)
             for group, budget in bundle.manifest["ages_s"].items()
         }
+        if not bundle.observations:  # a policy that reads no joints moves them all the same
+            self.ages_s["joints"] = (JOINT_CHANNELS, min(bundle.manifest["ages_s"].values()))
         self.counts: Counter[str] = Counter()
         self.anchor = np.zeros(action.size, np.float32)  # rad, the last target sent
         self.rate = np.zeros(action.size, np.float32)  # rad/s, of the last target sent

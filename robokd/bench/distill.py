@@ -104,7 +104,8 @@ class _Ours:
         assert isinstance(student, ModularStudent), type(student)
         self.student = student
         run = Run(Path(folder), {"stage": "distill", "task": TASK, "seed": effort.seed}, {})  # nobody's
-        self.engine = Dagger(self.config, self.env, self.student, self.teacher, run)
+        self.engine = Dagger(self.config, self.env, self.student, self.teacher)
+        self.engine.run = run
         self.rate = self.config.dagger.learning_rate.begin
 
     def environment(self) -> TaskEnv:

@@ -109,7 +109,10 @@ def examine_student(
         yield teacher.alignment(found.alignment)
         losses = examine_losses(config, env, guide)
         own = config if losses.level == OK else probe.probe_config(config, ())
-        yield from examine_costs(own, groups, guide, found.held_out.shape[1], Path(folder))
+        if Objective(own.loss).is_reinforced:
+            yield Finding(check="disk", level=OK, measured="who learns from reward keeps no data set")
+        else:
+            yield from examine_costs(own, groups, guide, found.held_out.shape[1], Path(folder))
         yield from examine_sight(config, env, found, tuple(terms))
         yield from examine_pictures(config, env, found)
         yield losses

@@ -52,7 +52,7 @@ def measured(engine: Dagger) -> Costs:
     for steps in (WARM_STEPS, TIMED_STEPS):
         engine.settings = dataclasses.replace(settings, gradient_steps=steps)
         started = time.perf_counter()
-        engine._fit(0, settings.learning_rate.begin)
+        engine._learn(0, settings.learning_rate.begin)
     fit_s = (time.perf_counter() - started) / TIMED_STEPS
     return Costs(columns=engine.data.buffer.columns, collect_s=collect_s, fit_s=fit_s, peak_mb=peak_rss_mb())
 

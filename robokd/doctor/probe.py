@@ -27,11 +27,11 @@ from robokd.learn.dagger import Dagger
 from robokd.learn.dataset import FRESH, LABEL, DataSet
 from robokd.learn.pupil import build_student
 from robokd.learn.rollout import rollout
+from robokd.learning import ActingConfig
 from robokd.losses.action_huber import ActionHuberCfg
 from robokd.losses.estimate import EstimateCfg
 from robokd.run import Run
 from robokd.schedule import Schedule
-from robokd.learning import ActingConfig
 from robokd.students.base import Student, StudentModule, StudentPolicy
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ def make_engine(
 ) -> Dagger:
     """Return the stage's engine with its data in `folder`, its draws of the validation stream."""
     nowhere = Run(folder, {"stage": "doctor", "task": config.task.name, "seed": config.seed}, {})
-    engine = Dagger(config, env, student, teacher, nowhere)
+    engine = Dagger(config, env, student, teacher)
+    engine.run = nowhere
     engine.draws = Draws(config.seed, "validation")
     engine.data = DataSet(config.dagger, engine.draws, env.num_envs, engine.length)
     return engine

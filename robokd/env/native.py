@@ -97,7 +97,7 @@ class NativeEnv:
         extras = {"time_outs": time_outs, "success": success, "episode": state.episode_id, "log": {}}
         if done.any():
             if time_outs.any():
-                extras["terminal"] = self._numbers()
+                extras["terminal"] = self._numbers(time_outs)
             self._count(done, diverged)
             extras["log"] = {"success": success[done].float().mean()}
             state.episode_id = torch.where(done, state.episode_id + self._stride, state.episode_id)
@@ -113,13 +113,13 @@ class NativeEnv:
             self.frames_rendered += self.num_envs * len(self.eyes.cameras)
         return TensorDict(groups, batch_size=[self.num_envs])
 
-    def _numbers(self) -> TensorDict:
-        """Return the 1-D groups asked for, as fresh tensors."""
+    def _numbers(self, wanted: Tensor | None = None) -> TensorDict:
+        """Return the 1-D groups asked for, as fresh tensors; finite all, or where `wanted` (N,) is."""
         groups: dict[str, Tensor] = {}
         for name in self.groups:
             if name in self.obs_specs:
                 groups[name] = self.task.observe(name, self.state)
-                self._check_finite(f"observation {name!r}", groups[name])
+                self._check_finite(f"observation {name!r}", groups[name], wanted)
         return TensorDict(groups, batch_size=[self.num_envs])
 
     def snapshot(self) -> dict[str, Any]:
@@ -181,10 +181,11 @@ class NativeEnv:
             self._refuse(f"reward {name!r}", bad)
         return torch.where(diverged, torch.zeros_like(total), total)
 
-    def _check_finite(self, what: str, values: Tensor) -> None:
+    def _check_finite(self, what: str, values: Tensor, wanted: Tensor | None = None) -> None:
         # one reduction on the good path; the mask only for the message
         if not math.isfinite(float(values.sum())):
             bad = ~torch.isfinite(values).flatten(1).all(1)
+            bad = bad if wanted is None else bad & wanted
             if bad.any():
                 self._refuse(what, bad)
 

@@ -212,6 +212,8 @@ def _spec(path: Path, kind: type[Spec], row: dict[str, Any], where: str) -> Spec
 def _check_contract(bundle: Bundle) -> None:
     """Refuse a manifest whose parts do not agree with each other."""
     manifest, count = bundle.manifest, bundle.action.size
+    if not (bundle.observations or bundle.cameras):
+        _refuse(bundle, "observations", "is empty, as is 'cameras': the policy would see nothing")
     for name, spec in bundle.observations.items():
         if name != spec.group or spec.role not in ("proprio", "history"):
             why = f"is group {spec.group!r} of role {spec.role!r}: no robot has it"

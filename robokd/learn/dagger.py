@@ -37,7 +37,7 @@ from robokd.progress import Progress
 from robokd.run import Run
 from robokd.students.base import StudentModule, StudentPolicy
 from robokd.teachers.base import TeacherOutput
-from robokd.teachers.twin import TwinTeacher
+from robokd.teachers.twin import TwinTeacher, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,10 +67,12 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     row_length(config.dagger, student)  # what cannot be learned is refused before a run is begun
     count = config.dagger.evaluate_episodes
     validation = build_env(config, student_groups, "validation", num_envs=count)
+    engine = Dagger(config, env, student, teacher)
+    if resume is None and engine.rewards is None:
+        engine.data.check_disk(config.runs, engine.example())
     run = resume or Run.open(ranks.first(lambda: create_run(config, "distill", parents(config)).path))
-    env.failures = run.path / "failures"
+    env.failures, engine.run = run.path / "failures", run
     taught = ranks.first(lambda: teacher_outcomes(config, teacher, teacher_groups))
-    engine = Dagger(config, env, student, teacher, run)
     totals = engine.train(
         lambda: rollout(validation, StudentPolicy(student, count), count), taught.success.mean().item()
     )
@@ -90,11 +92,11 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
 class Dagger:
     """Who acts, what is stored, how the student learns from it; one `train` that reads as the algorithm."""
 
-    def __init__(
-        self, config: DistillConfig, env: VecEnv, student: StudentModule, teacher: Teacher, run: Run
-    ) -> None:
+    run: Run  # that `train` writes; set before it begins
+
+    def __init__(self, config: DistillConfig, env: VecEnv, student: StudentModule, teacher: Teacher) -> None:
         self.teacher_sha256 = teacher.sha256()
-        self.config, self.env, self.student, self.teacher, self.run = config, env, student, teacher, run
+        self.config, self.env, self.student, self.teacher = config, env, student, teacher
         self.twin = teacher if isinstance(teacher, TwinTeacher) else None
         self.policy = self.twin.policy if self.twin else StudentPolicy(student, env.num_envs)
         self.settings: DaggerConfig = config.dagger
@@ -122,8 +124,10 @@ class Dagger:
         """DAgger rounds until the student keeps enough of the teacher's success `taught`."""
         settings, totals = self.settings, self.totals
         self._restore()
-        if self.config.baseline and not totals["round"]:
-            self._judge(ranks.first(validate), taught)
+        if self.config.baseline and not totals["retentions"]:
+            outcomes = ranks.first(validate)
+            self._count(outcomes)
+            self._judge(outcomes, taught)
             self._save(is_best=True)  # the student that this one must not fall behind
         with Progress(settings.rounds, "rounds", start=totals["round"]) as bar:
             while totals["round"] < settings.rounds and not totals["stopped"]:
@@ -137,15 +141,14 @@ class Dagger:
                 finished = totals["round"] == settings.rounds
                 row = {
                     **losses, **self._validation_loss(), "beta": share, "teacher_drove": driven,
-                    "frames": float(totals["env_steps"]), "learning_rate": rate,
+                    "frames": float(totals["env_steps"]), "fall_backs": float(totals["fall_backs"]),
                     "time/collect_s": collected - started, "time/learn_s": time.perf_counter() - collected,
                 }  # fmt: skip
                 is_best = False
                 if totals["round"] % settings.evaluate_every == 0 or finished:
                     outcomes = ranks.first(validate)
                     row |= {f"validation/{name}": value for name, value in outcomes.means().items()}
-                    totals["validation_steps"] += outcomes.env_steps
-                    totals["validation_frames"] += outcomes.frames
+                    self._count(outcomes)
                     is_best = self._judge(outcomes, taught)
                 if ranks.is_first():
                     self.run.log(totals["round"], row)
@@ -160,17 +163,20 @@ class Dagger:
             "training_env_steps": totals["env_steps"],
             "teacher_labels": totals["teacher_labels"], "grad_samples": totals["grad_samples"],
             "rounds": totals["round"], "validation_success": totals["best"][0],
-            "teacher_validation_success": taught, "retention": totals["best"][0] / max(taught, 1e-9),
+            "teacher_validation_success": None if self.twin else taught,
+            "retention": totals["best"][0] / max(taught, 1e-9),
             "buffer_bytes": self.data.bytes, "fall_backs": totals["fall_backs"],
         }  # fmt: skip
+
+    def _count(self, outcomes: Outcomes) -> None:
+        self.totals["validation_steps"] += outcomes.env_steps
+        self.totals["validation_frames"] += outcomes.frames
 
     def _now(self, schedule: Schedule) -> float:
         return schedule.value(self.totals["round"], self.totals["retentions"], self.settings.rounds)
 
     def _learn(self, number: int, rate: float) -> dict[str, float]:
-        if self.rewards is None:
-            return self._fit(number, rate)
-        return self._reinforce(self.rewards, number)
+        return self._reinforce(self.rewards, number) if self.rewards else self._fit(number, rate)
 
     def _collect(self, share: float) -> float:
         """Act, label every observation before its step, store the rows; return how much the teacher drove."""
@@ -236,9 +242,15 @@ class Dagger:
             TensorDict({name: ranks.gathered(value) for name, value in own.items()})
         )
 
+    def example(self) -> TensorDict:
+        """Return rows (R, T, ...) as they will be, of what is seen now."""
+        obs = self.env.get_observations()
+        step = self._step(obs, self.teacher.label(obs))
+        return rows_of([step] * self.length, [self.policy.state], self.length)
+
     def _step(self, obs: TensorDict, taught: TeacherOutput) -> TensorDict:
         """Return what is kept of one step of all environments (N, ...)."""
-        fields = {name: obs[name] for name in self._views}
+        fields = {name: obs[name] for name in self.student.inputs} | shown(obs, self.student.shown)
         fields |= {name: obs[group][:, place] for name, (group, place) in self.targets.items()}
         fields |= {f"{LABEL}.{field}": getattr(taught, field) for field in self.objective.of_teacher}
         state = self.env.state
@@ -260,7 +272,7 @@ class Dagger:
             means.add(loss=loss, **terms)
             self.totals["grad_samples"] += len(chosen) * self.length
         self.student.eval()
-        return self._named(means, number)
+        return {**self._named(means, number), "learning_rate": rate}
 
     def _reinforce(self, rewards: Reinforcement, number: int) -> dict[str, float]:
         """Take the round's gradient steps on its own rows; they follow from seed and round."""
@@ -269,21 +281,22 @@ class Dagger:
         means = Means()
         self.student.train()
         with torch.no_grad():
-            rows.update(self.lesson.before(rows))
+            parts = rows.split(-(-len(rows) // rewards.settings.mini_batches))
+            rows.update(torch.cat([TensorDict(self.lesson.before(part), part.batch_size) for part in parts]))
         for _ in range(rewards.settings.epochs):
-            distance = torch.zeros(())
+            distance, count = torch.zeros(()), 0
             for part in rewards.parts(rows, generator):
                 means.add(critic=rewards.fit_critic(part))
-                self.totals["grad_samples"] += part.numel() * ranks.world()
-                if is_warm:
-                    loss, terms, own = self.lesson(part, ~self.data.is_held_out(part), self.weights)
+                if is_warm:  # of a round, nothing is held out
+                    loss, terms, own = self.lesson(part, torch.ones_like(part[FRESH]), self.weights)
                     self._descend(loss, rewards.rate)
                     means.add(loss=loss, **terms)
-                    distance = distance + moved(own, part).detach()
-            rewards.adapt(ranks.total(distance).item() / rewards.settings.mini_batches if is_warm else None)
+                    distance, count = distance + moved(own, part).detach(), count + 1
+            rewards.adapt(ranks.total(distance).item() / count if is_warm else None)
+        self.totals["grad_samples"] += rewards.settings.epochs * rows[LABEL][..., 0].numel() * ranks.world()
         self.student.eval()
         self._normalise(rows)
-        return {**self._named(means, number), **ranks.summed(rewards.seen), "rl_rate": rewards.rate}
+        return {**self._named(means, number), **ranks.summed(rewards.seen), "learning_rate": rewards.rate}
 
     def _descend(self, loss: Tensor, rate: float) -> None:
         """Take a gradient step."""
@@ -300,10 +313,10 @@ class Dagger:
 
     def _named(self, means: Means, number: int) -> dict[str, float]:
         """Return the means as they are logged; UserError for a loss that is not finite."""
-        found = means.values()
+        found, key = means.values(), "dagger" if self.rewards is None else "rl"
         if not all(map(math.isfinite, found.values())):
             raise UserError(
-                f"the distillation loss is not finite in round {number}: lower dagger.learning_rate"
+                f"the distillation loss is not finite in round {number}: lower {key}.learning_rate"
             )
         return {(name if name == "loss" else f"loss/{name}"): value for name, value in found.items()}
 
@@ -321,8 +334,9 @@ class Dagger:
         """Note the validation success; return whether it is the best so far."""
         success = outcomes.success.mean().item()
         score = [success, outcomes.returns.mean().item()]
-        # of a teacher that never succeeds any student keeps everything
-        self.totals["stopped"] = taught > 0 and success >= self.settings.stop_retention * taught
+        # of a teacher that never succeeds any student keeps everything; a baseline goes on to be better
+        is_kept = taught > 0 and success >= self.settings.stop_retention * taught
+        self.totals["stopped"] = is_kept and not self.config.baseline
         self.totals["retentions"].append(success / taught if taught > 0 else 1.0)
         is_best = score > self.totals["best"]
         self.totals["best"] = max(score, self.totals["best"])
@@ -381,9 +395,6 @@ class Dagger:
         if self.rewards is not None:
             self.rewards.load_state_dict(saved["rewards"])
             return
-        obs = self.env.get_observations()
-        like = [self._step(obs, self.teacher.label(obs))]
-        rows = rows_of(like * self.length, [self.policy.state], self.length)
-        self.data.open(self.run.path / "buffer", rows, self.totals["written"])
+        self.data.open(self.run.path / "buffer", self.example(), self.totals["written"])
         if self.data.priorities is not None:
             self.data.priorities.values.copy_(saved["priorities"])

@@ -54,7 +54,7 @@ def cast(config: DistillConfig, env: VecEnv, objective: Objective) -> tuple[Stud
         teacher = open_teacher(config, env)
         student = build_student(config, env, latent_size(objective, teacher, env))
     if config.baseline:
-        begin_as(student, Run.open(config.baseline), config.checkpoint, env)
+        begin_as(student, config, env)
     return student, teacher
 
 

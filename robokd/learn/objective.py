@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd import UserError
+from robokd import UserError, registry
 from robokd.learn import ranks
 from robokd.losses.base import BEHIND, LossCfg
 from robokd.students.base import Student, StudentOutput
@@ -45,6 +45,7 @@ class Objective:
 
     def check(self, student: Student, teacher: Teacher) -> None:
         """Raise UserError, with the names, for a loss that reads what student or teacher do not say."""
+        self.check_acts()
         for name, cfg in self.losses.items():
             for who, speaker, wanted in (
                 ("teacher", teacher, cfg.of_teacher), ("student", student, cfg.of_student),
@@ -56,6 +57,15 @@ class Objective:
                     )
             if cfg.gated and not self.is_reinforced:
                 raise UserError(f"loss.{name}.gated reads what the rewards say: say loss=[ppo,…]")
+
+    def check_acts(self) -> None:
+        """Raise UserError if nothing teaches the student how to act."""
+        counted = [cfg for cfg in self.losses.values() if cfg.weight * cfg.anneal.most > 0]
+        if not any(cfg.trains_action for cfg in counted):
+            names = registry.names("loss")
+            known = ", ".join(name for name in names if registry.find("loss", name).trains_action)
+            said = ", ".join(f"{name} of weight {cfg.weight:g}" for name, cfg in self.losses.items())
+            raise UserError(f"no loss teaches the student to act: got {said}; those that do: {known}")
 
     def weights(self, value: Callable[[Schedule], float]) -> dict[str, float]:
         """Return the weights of a round, by `value` of their schedules."""
@@ -76,7 +86,7 @@ class Objective:
         A gated loss counts as 0 where it does not apply. Of a student with two heads the one that imitates
         is told apart: it learns from all but the reward.
         """
-        count = ranks.total(valid.sum())
+        count = ranks.total(valid.sum()).clamp(min=1)
         imitator = said if said.imitated is None else replace(said, action=said.imitated)
         terms: dict[str, Tensor] = {}
         for name, cfg in self.losses.items():

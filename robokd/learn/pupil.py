@@ -112,15 +112,24 @@ def load_student(run: Run, checkpoint: str, env: VecEnv) -> StudentModule:
     return student.eval().requires_grad_(False)
 
 
-def begin_as(student: StudentModule, run: Run, checkpoint: str, env: VecEnv) -> None:
-    """Give a fresh student the weights of a distilled one; UserError, naming them, where they do not fit.
+def begin_as(student: StudentModule, config: DistillConfig, env: VecEnv) -> None:
+    """Give a fresh student the weights of the baseline's; UserError, naming them, where they do not fit.
 
     Heads that the other one lacks stay as they are, and so does the spread: one that was distilled has
     collapsed, and a student that goes on learning must try what it would not do yet.
     """
-    saved = run.load_checkpoint(checkpoint)
+    run = Run.open(config.baseline)
+    saved, before = run.load_checkpoint(config.checkpoint), load("distill", run.config)
     check_contract(saved["contract"], env, f"the student of baseline={run.path}")
-    own, theirs = student.state_dict(), dict(saved["student"])
+    for what, now, then in (
+        ("groups and cameras", student_inputs(config), student_inputs(before)),
+        ("estimated terms", estimated_terms(config), estimated_terms(before)),
+        ("student.blend", config.student.blend, before.student.blend or config.student.blend),
+    ):
+        if now != then:
+            raise UserError(f"baseline={run.path} has other {what}: this one {now}, that one {then}")
+    own = student.state_dict()
+    theirs = {k: v for k, v in saved["student"].items() if k in own or not k.startswith("hint.")}
     theirs.pop("spread", None)
     absent = [name for name in own if name not in theirs and not name.startswith(NEW_HEADS)]
     other = [name for name, value in theirs.items() if name not in own or own[name].shape != value.shape]

@@ -111,13 +111,14 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if world() == 1:
         return
     own = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in own:
-        if parameter.grad is None:  # not reached by this process's rows
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.flatten() for parameter in own if parameter.grad is not None])
+    reached = torch.tensor([float(parameter.grad is not None) for parameter in own], device=own[0].device)
+    parts = [one.new_zeros(one.numel()) if one.grad is None else one.grad.flatten() for one in own]
+    flat = torch.cat((reached, *parts))
     distributed.all_reduce(flat)
-    for parameter, part in zip(own, flat.split([one.numel() for one in own]), strict=True):
-        parameter.grad = part.view_as(parameter)
+    reached, *parts = flat.split([len(own), *(one.numel() for one in own)])
+    for parameter, part, is_reached in zip(own, parts, reached.tolist(), strict=True):
+        # what no process has reached keeps no gradient: AdamW then leaves it alone, as it does in one process
+        parameter.grad = part.view_as(parameter) if is_reached else None
 
 
 def summed(values: Mapping[str, Tensor]) -> dict[str, float]:

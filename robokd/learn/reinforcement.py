@@ -3,7 +3,8 @@
 Source: Schulman et al. (2017), algorithm 1; the learning rate follows the divergence as in rsl_rl.
 Departures: the likelihood of what was done is taken when learning begins, in the numerics of learning, so
 that the first ratio is 1 though convolutions learn in bfloat16; and the rate changes once an epoch, without a
-wait for the device in every step. Shapes: N environments, S steps of a round, R rows, T steps of a row, A actions.
+wait for the device in every step.
+Shapes: N environments, S steps of a round, R rows, T steps of a row, A actions.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Reinforcement:
         self.groups = critic_groups(settings, env)
         self.critic = Critic(sum(env.obs_specs[name].size for name in self.groups), settings.critic_hidden)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=settings.critic_learning_rate)
-        self.rate, self.num_envs = settings.learning_rate, env.num_envs
+        self.rate, self.largest, self.num_envs = settings.learning_rate, RATES[1], env.num_envs
         self.seen: dict[str, Tensor] = {}  # of the last round: mean reward, success of ended episodes
         self._steps: list[TensorDict] = []
 
@@ -65,7 +66,7 @@ class Reinforcement:
         beyond = torch.zeros_like(reward)
         if "terminal" in extras:
             with torch.no_grad():
-                beyond = self.critic(self._rows(extras["terminal"])) * extras["time_outs"]
+                beyond = torch.where(extras["time_outs"], self.critic(self._rows(extras["terminal"])), beyond)
         fields = {
             KNOWN: self._rows(obs), SENT: sent, DRIVEN: driven, ACTED: acted, "reward": reward,
             "done": done.bool(), "beyond": beyond,
@@ -83,7 +84,8 @@ class Reinforcement:
             steps["reward"], value, steps["done"], steps["beyond"], discount=self.settings.discount,
             gae_lambda=self.settings.gae_lambda,
         )  # fmt: skip
-        steps[RETURN], steps[BEHIND] = found + value[:-1], found <= 0
+        steps[RETURN] = found + value[:-1]
+        steps[BEHIND] = (found <= 0) | steps[DRIVEN]  # how a teacher did says nothing against following it
         self.critic.update(ranks.gathered(known.flatten(0, 1)), ranks.gathered(steps[RETURN].flatten()))
         count = ranks.total(acted.sum()).clamp(min=1)
         mean = ranks.total((found * acted).sum()) / count
@@ -108,7 +110,7 @@ class Reinforcement:
 
     def fit_critic(self, rows: TensorDict) -> Tensor:
         """Take a gradient step of the critic; return its loss."""
-        count = ranks.total(torch.tensor(rows.numel()))
+        count = ranks.total(torch.tensor(rows[RETURN].numel()))
         loss = self.critic.loss(rows[KNOWN].flatten(0, 1), rows[RETURN].flatten()).sum() / count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -118,7 +120,7 @@ class Reinforcement:
 
     def adapt(self, moved: float | None) -> None:
         """Change the learning rate by how far an epoch moved the policy, in nats; None or 0: unknown."""
-        wanted, (low, high) = self.settings.desired_kl, RATES
+        wanted, low, high = self.settings.desired_kl, RATES[0], self.largest
         if not moved:
             return
         if moved > 2 * wanted:
@@ -127,20 +129,21 @@ class Reinforcement:
             self.rate = min(high, self.rate * STEP)
 
     def slow_down(self) -> None:
-        """Halve the learning rate."""
-        self.rate = max(RATES[0], self.rate / 2)
+        """Halve the learning rate, and what it may grow to again."""
+        self.rate = self.largest = max(RATES[0], self.rate / 2)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact resume needs."""
         return {
-            "critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict(), "rate": self.rate
+            "critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "rates": [self.rate, self.largest],
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Return to what `state_dict` returned."""
         self.critic.load_state_dict(saved["critic"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.rate = saved["rate"]
+        self.rate, self.largest = saved["rates"]
 
     def _rows(self, obs: TensorDict) -> Tensor:
         return torch.cat([obs[name] for name in self.groups], -1)

@@ -25,7 +25,7 @@ SENT = "sent"  # (B, T, A) the actions taken, before the environment clips them
 LOG_PROB = "log_prob"  # (B, T) their log likelihood under who took them, when the round's learning begins
 DRIVEN, ACTED = "driven", "acted"  # (B, T) bool, by the teacher; by somebody whose likelihood is known
 ADVANTAGE = "advantage"  # (B, T) how much better they were than expected, in units of its spread; 0 = unknown
-BEHIND = "behind"  # (B, T) bool, they were no better than expected
+BEHIND = "behind"  # (B, T) bool, the student's own were no better than expected, or the teacher acted
 
 
 class DistillLoss(Protocol):
@@ -46,9 +46,10 @@ class LossCfg:
 
     weight: float = 1.0  # of this loss in the sum
     anneal: Schedule = field(default_factory=Schedule)  # factor on the weight
-    gated: bool = False  # only of steps that turned out no better than expected; beside loss=[ppo] alone
+    gated: bool = False  # needs loss=[ppo,…]: only of steps where the student did no better than expected
 
     of_rollout: ClassVar[bool] = False  # reads what only the newest round has
+    trains_action: ClassVar[bool] = True  # teaches the head that acts
     of_student: ClassVar[tuple[str, ...]] = ()  # optional fields of StudentOutput that it reads
     of_teacher: ClassVar[tuple[str, ...]] = ()  # of TeacherOutput
 

@@ -34,6 +34,7 @@ class EntropyCfg(LossCfg):
     Unit: nats, mean over A. The teacher is not read.
     """
 
+    trains_action: ClassVar[bool] = False
     of_student: ClassVar[tuple[str, ...]] = ("log_std",)
 
     floor: float = 0.05  # the sigma, in action units, below whose entropy a dimension pays

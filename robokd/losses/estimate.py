@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from tensordict import TensorDict
@@ -24,6 +25,8 @@ from robokd.teachers.base import TeacherOutput
 @dataclass(kw_only=True)
 class EstimateCfg(LossCfg):
     """Distance between the student's estimates of privileged terms and the truth."""
+
+    trains_action: ClassVar[bool] = False
 
     scale_m: float = 0.05  # error that counts as 1
     terms: tuple[str, ...] = ("goal_position",)  # of the privileged group

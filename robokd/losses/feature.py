@@ -34,6 +34,7 @@ class FeatureCfg(LossCfg):
     source), so a student with more heads hears more of it.
     """
 
+    trains_action: ClassVar[bool] = False
     of_student: ClassVar[tuple[str, ...]] = ("branches",)
 
     def build(self) -> DistillLoss:

@@ -32,6 +32,7 @@ class LatentCfg(LossCfg):
     Unit: squared latent units, mean over Z. Gradients reach the student's latent only.
     """
 
+    trains_action: ClassVar[bool] = False
     of_student: ClassVar[tuple[str, ...]] = ("latent",)
     of_teacher: ClassVar[tuple[str, ...]] = ("latent",)
 

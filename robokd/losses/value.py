@@ -38,6 +38,7 @@ class ValueCfg(LossCfg):
     spread of the returns, or it drowns them.
     """
 
+    trains_action: ClassVar[bool] = False
     of_student: ClassVar[tuple[str, ...]] = ("value",)
     of_teacher: ClassVar[tuple[str, ...]] = ("value",)
 

@@ -2,7 +2,8 @@
 
     features' = features + W o,   o the privileged groups, normalised; W o = 0 where they are masked
 
-Of a trunk whose first layer is linear this is the group put beside the features, and masked.
+They stand under names of their own (SHOWN), so that nobody is told by oversight. Of a trunk whose first layer
+is linear this is the group put beside the features, and masked.
 Source: one network for teacher and student, pi-Distill (see teachers.twin). Shapes: N samples.
 """
 
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 
 from robokd.nets.normalizer import Normalizer
 
+SHOWN = "shown."  # before the name of a group that is told
+
 
 class Hint(nn.Module):
     """Groups of the widths named, as something that is added to `size` features."""
 
     def __init__(self, widths: Mapping[str, int], size: int) -> None:
         super().__init__()
-        self.groups = tuple(widths)
+        self.groups = tuple(SHOWN + name for name in widths)
         self.normalizer = Normalizer(sum(widths.values()))
         self.linear = nn.Linear(sum(widths.values()), size, bias=False)
 

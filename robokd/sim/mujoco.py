@@ -57,6 +57,8 @@ class MujocoSim:
             raise UserError(f"sim=mujoco needs MuJoCo >= 4 ({error}): pip install 'robokd[mujoco]'") from None
         if num_envs < 1:
             raise UserError(f"num_envs must be >= 1, got {num_envs}")
+        if num_envs >= 2**31:
+            raise UserError(f"sim=mujoco simulates fewer than 2^31 environments at once, got {num_envs}")
         self.model = model
         self.num_envs = num_envs
         self.physics_dt = float(model.opt.timestep)

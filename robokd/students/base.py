@@ -55,7 +55,7 @@ class Student(Protocol):
     """A policy of observations that a robot has. Stateless students carry an empty state."""
 
     inputs: tuple[str, ...]  # groups it acts on
-    shown: tuple[str, ...]  # privileged groups that it also acts on where they are there; see teacher=twin
+    shown: tuple[str, ...]  # "shown.<group>": what it also acts on, where that is there; see teacher=twin
     targets: dict[str, int]  # privileged terms it is trained to estimate: name -> width
     feature_size: int
     latent_size: int  # of the latent that it guesses; 0 = none

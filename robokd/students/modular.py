@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from robokd import UserError
 from robokd.nets.cnn import KeypointEncoder
-from robokd.nets.hint import Hint
+from robokd.nets.hint import SHOWN, Hint
 from robokd.nets.memory import Memory, Recurrent, State, blank, cleared, unroll
 from robokd.nets.mlp import mlp
 from robokd.nets.normalizer import Normalizer
@@ -47,7 +47,7 @@ class ModularStudent(nn.Module):
         super().__init__()
         self.inputs, self.targets = interface.inputs, dict(interface.targets)
         self.latent_size = interface.latent_size
-        self.groups, self.shown = tuple(interface.obs_specs), tuple(interface.shown)
+        self.groups, self.shown = tuple(interface.obs_specs), tuple(SHOWN + name for name in interface.shown)
         self._widths = [spec.size for spec in interface.obs_specs.values()]
         self.normalizers = nn.ModuleDict({
             name: Normalizer(spec.size) for name, spec in interface.obs_specs.items()

@@ -33,7 +33,7 @@ class HeadsCfg:
     estimate_hidden: tuple[int, ...] = ()  # units of the heads that estimate; [] = the profile's
     gaussian: bool = False  # says the spread of its actions too
     initial_std: float = 0.37  # of that spread at first, in action units
-    blend: float = 0.0  # > 0: a second head learns from reward; its share of the way from the first's action
+    blend: float = 0.0  # > 0: a second head learns from reward; its share that is added to the first
     value: bool = False  # says the value of the state too
     branches: bool = False  # has early action heads, that are left out of what is exported
 

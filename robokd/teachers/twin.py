@@ -14,6 +14,7 @@ Shapes: N environments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
+from robokd.nets.hint import SHOWN
 from robokd.registry import register, unknown
 from robokd.students.base import StudentOutput, StudentPolicy
 from robokd.teachers.base import TeacherOutput
@@ -56,13 +58,16 @@ class TwinTeacher:
 
     def __init__(self, policy: StudentPolicy) -> None:
         self.policy = policy
-        self.inputs = (*policy.student.inputs, *policy.student.shown)
+        self.groups = tuple(name.removeprefix(SHOWN) for name in policy.student.shown)
+        self.inputs = (*policy.student.inputs, *self.groups)
         self.offers = policy.student.offers & {"log_std", "latent", "value"}
 
     def label(self, obs: TensorDict) -> TeacherOutput:
         """See Teacher; of the step that the student is about to be asked."""
+        student = self.policy.student
+        told = shown(obs, student.shown)
         with torch.no_grad():
-            said, _ = self.policy.student.forward(obs.select(*self.inputs), self.policy.state)
+            said, _ = student.forward(obs.select(*student.inputs).update(told), self.policy.state)
         return as_teacher(said)
 
     def act(self, obs: TensorDict) -> Tensor:
@@ -75,6 +80,11 @@ class TwinTeacher:
     def sha256(self) -> str:
         """See Teacher: of what it is shown; its weights are the student's."""
         return sha256({}, self.inputs)
+
+
+def shown(obs: TensorDict, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the groups of obs under the names that a twin is shown them by."""
+    return {name: obs[name.removeprefix(SHOWN)] for name in names}
 
 
 def as_teacher(said: StudentOutput) -> TeacherOutput:

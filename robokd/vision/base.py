@@ -51,12 +51,17 @@ def tells(sim: Sim, field: str) -> bool:
 def check_worlds(sim: Sim, cameras: Sequence[CameraSpec], geoms: Sequence[int]) -> None:
     """Raise UserError for a geom or a camera that some world gives no size, place or field of view.
 
+    Also for two cameras of one name, under which a picture is asked for.
+
     Args:
         sim: the worlds, as they are now.
         cameras: those that will be drawn.
         geoms: indices of those that will be drawn.
     """
-    model = sim.model
+    model, names = sim.model, [camera.name for camera in cameras]
+    if twice := [name for name in names if names.count(name) > 1]:
+        cure = "name one of them otherwise; `view` says which camera of the scene it is"
+        raise UserError(f"two cameras are named {twice[0]!r}: {cure}")
 
     def values(field: str, count: int, width: int) -> np.ndarray:
         found = np.asarray(sim.get(field))

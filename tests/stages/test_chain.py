@@ -1,13 +1,40 @@
 """Teach, distill, refine and evaluate: small runs of the real stages."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from robokd.tasks.reach import Reach, ReachCfg
 
 from robokd.cli import main
+from robokd.env import native
+from robokd.export.bundle import read_bundle
+from robokd.files import sha256_of
+from robokd.registry import register
 from robokd.run import Run
+
+
+@register("task", "reach_joints")
+@dataclasses.dataclass(kw_only=True)
+class JointsCfg(ReachCfg):
+    """Reach, whose robot has a second group of numbers."""
+
+    def build(self, *, sim, renderer, corrupt, setup):
+        return native.build(Joints(self), sim=sim, renderer=renderer, corrupt=corrupt, setup=setup)
+
+
+class Joints(Reach):
+    def obs_specs(self):
+        specs = super().obs_specs()
+        terms = specs["proprio"].terms[:2]
+        return {**specs, "joints": dataclasses.replace(specs["proprio"], group="joints", terms=terms)}
+
+    def observe(self, group, state):
+        is_new = group == "joints"
+        return super().observe("proprio" if is_new else group, state)[:, : 14 if is_new else None]
 
 
 def test_every_stage_leaves_a_summary_with_the_common_fields(chain):
@@ -28,6 +55,22 @@ def test_each_run_names_its_parent_by_hash(chain):
     assert Run.open(chain["distill"]).read_summary()["parents"] == [
         {"path": str(chain["teach"]), "sha256": parent.sha256()}
     ]
+
+
+def test_a_student_of_a_file_names_the_file_by_hash_and_goes_on_from_no_other(chain, tmp_path, capsys):
+    from tests.conftest import TINY
+
+    file = tmp_path / "teacher.pt"
+    shutil.copy(next((chain["teach"] / "checkpoints").glob("step_*.pt")), file)
+    words = ["task=reach", "task.horizon_s=0.8", "teacher=rsl_rl", f"teacher.path={file}", *TINY["distill"]]
+    assert main(["distill", *words, "dagger.rounds=1", f"runs={tmp_path}", "threads=2"]) == 0
+    run = Run.open(next(tmp_path.glob("*_distill_*")))
+    wanted = [{"path": str(file), "sha256": sha256_of(file)}]
+    assert run.lineage["parents"] == run.read_summary()["parents"] == wanted
+    run.summary_path.unlink()  # as if it had been killed
+    file.write_bytes(file.read_bytes()[::-1])
+    assert main(["resume", f"run={run.path}"]) == 2
+    assert f"{run.path} was begun from {file} with sha256" in capsys.readouterr().err
 
 
 def test_a_seed_gives_the_same_teacher_curve_twice(tmp_path):
@@ -82,6 +125,31 @@ def test_an_evaluation_is_paired_has_intervals_and_spoils_the_camera(chain, tmp_
     assert {"seen", "unseen", "unseen_all", "paired", "retention"} <= set(summary)
 
 
+@pytest.mark.parametrize(
+    ("task", "groups", "actor"),
+    [("reach_joints", ["proprio", "joints"], ["features", "joints", "base_action"]),
+     ("reach", [], ["features", "base_action"])],
+    ids=["two groups", "no group"],
+)  # fmt: skip
+def test_every_stage_shows_a_student_the_groups_that_it_was_made_for(task, groups, actor, tmp_path, capsys):
+    from tests.conftest import TINY
+
+    def done(*words):
+        assert main([*words, f"runs={tmp_path}", "threads=2"]) == 0
+        return Path(capsys.readouterr().out.strip().splitlines()[-1])
+
+    typed, small = f"groups=[{','.join(groups)}]", "dagger.rounds=1"
+    words = ["distill", f"task={task}", "teacher=scripted", "task.horizon_s=0.8", typed]
+    student = done(*words, *TINY["distill"], small).parent
+    acts = f"teacher.actor_groups=[{','.join(actor)}]"
+    refined = done("refine", f"parent={student}", *TINY["refine"], "teacher.iterations=1", acts).parent
+    done("evaluate", f"run={refined}", f"baseline={student}", "episodes=4", "num_envs=4", "spaces=[seen]")
+    for run in (student, refined):
+        done("export", f"run={run}", f"out={tmp_path / 'a.robokd'}", "parity_samples=8")
+        assert list(read_bundle(tmp_path / "a.robokd").observations) == groups
+        assert done("play", f"run={run}", "episodes=1", f"video={tmp_path / 'a.mp4'}").is_file()
+
+
 def test_a_student_refuses_a_task_whose_contract_differs(chain, tmp_path, capsys):
     words = [
         "evaluate",
@@ -106,8 +174,6 @@ def test_a_camera_that_does_not_exist_is_one_line(chain, tmp_path, capsys):
 
 
 def test_a_truncated_checkpoint_is_one_line(chain, tmp_path, capsys):
-    import shutil
-
     copy = tmp_path / chain["teach"].name
     shutil.copytree(chain["teach"], copy)
     for file in (copy / "checkpoints").glob("step_*.pt"):

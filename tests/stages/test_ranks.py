@@ -30,7 +30,9 @@ def run(processes: int, words: list[str], root: Path) -> subprocess.CompletedPro
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(several if processes > 1 else []), "-m", "robokd", *words, f"runs={root}"]
     settings = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def distilled(processes: int, words: list[str], root: Path) -> Run:

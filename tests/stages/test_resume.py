@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,16 +70,39 @@ REMEMBERING = (
     "dagger.acting.share.over=5",
     "loss.estimate.anneal.end=0.5", "dagger.rounds=40", "dagger.evaluate_every=5",
 )  # fmt: skip
+# learns from reward: on the newest round alone, often back to the best student so far
+REINFORCED = (
+    "distill", "plugins=[tests.worlds.hidden_goal]", "task=hidden_goal", "cameras=[]", "num_envs=8",
+    "student.gaussian=true", "student.hidden=[16]", "dagger.steps_per_round=8", "dagger.rounds=24",
+    "dagger.evaluate_every=3", "dagger.evaluate_episodes=8", "dagger.checkpoint_every=2", "threads=1",
+    "rl.critic_hidden=[16]", "rl.critic_warmup=1", "rl.epochs=2", "rl.fall_back=0.01",
+)  # fmt: skip
+TAUGHT = ("teacher=scripted", "student=mlp", "loss=[ppo,action_huber]", "dagger.acting.share=0")
+ITS_OWN_TEACHER = (
+    "teacher=twin", "student=cnn_gru", "student.units=8", "dagger.sequence=4", "loss=[ppo,kl]",
+    "dagger.acting.share=0.5", "dagger.validation_share=0",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("stage", "more"), [("teach", ()), ("distill", ()), ("distill", REMEMBERING), ("refine", ())]
 )
 def test_a_run_killed_with_kill_9_resumes_bit_for_bit(stage, more, chain, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert main([*_words(stage, chain, whole), *more]) == 0
+    _check_resume(lambda root: [*_words(stage, chain, root), *more], tmp_path)
+
+
+@pytest.mark.parametrize("more", [TAUGHT, ITS_OWN_TEACHER])
+def test_a_student_that_learns_from_reward_resumes_bit_for_bit(more, tmp_path):
+    pytest.importorskip("mujoco")
+    _check_resume(lambda root: [*REINFORCED, *more, f"runs={root}"], tmp_path)
+
+
+def _check_resume(words: Callable[[Path], list[str]], folder: Path) -> None:
+    """Run it whole, and killed and resumed: both end the same."""
+    whole, cut = folder / "whole", folder / "cut"
+    assert main(words(whole)) == 0
     reference = Run.open(next(whole.glob("*")))
-    killed = _kill_in_the_middle([*_words(stage, chain, cut), *more], cut)
+    killed = _kill_in_the_middle(words(cut), cut)
     assert not killed.is_finished
     assert killed.checkpoint_step() < reference.checkpoint_step()
     assert main(["resume", f"run={killed.path}"]) == 0

@@ -46,8 +46,10 @@ GRAPH_OUTPUTS = {
 TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
 
-def graph(step: float = 0.001, inputs=None, outputs=None, size=2, *, is_broken=False) -> bytes:
-    """command = anchor + step; command_rate = rate; action = the head of proprio plus the mean pixel.
+def graph(
+    step: float = 0.001, inputs=None, outputs=None, size=2, *, head="proprio", is_broken=False
+) -> bytes:
+    """command = anchor + step; command_rate = rate; action = the first numbers of `head` plus the mean pixel.
 
     A broken one commands NaN as soon as it sees anything: golden vectors, which are black, do not show it.
     """
@@ -64,7 +66,7 @@ def graph(step: float = 0.001, inputs=None, outputs=None, size=2, *, is_broken=F
     nodes = [
         helper.make_node("Add", ["anchor", "step"], ["sum" if is_broken else "command"]),
         helper.make_node("Identity", ["rate"], ["command_rate"]),
-        helper.make_node("Slice", ["proprio", "zero", "size", "one"], ["head"]),
+        helper.make_node("Slice", [head, "zero", "size", "one"], ["head"]),
         helper.make_node("Cast", ["front"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["pixels"], ["mean"], keepdims=0),
         helper.make_node("Add", ["head", "mean"], ["action"]),

@@ -126,6 +126,7 @@ def test_every_manifest_field_is_required_and_typed(good, tmp_path, name):
         (lambda row: row["cameras"].update(wrist=row["cameras"]["front"]), "cameras.wrist"),
         (lambda row: row["observations"]["proprio"].update(role="privileged"), "no robot has it"),
         (lambda row: row["observations"]["proprio"].update(terms=[{"name": "a"}]), "observations.proprio"),
+        (lambda row: row.update(observations={}, cameras={}), "'observations' is empty, as is 'cameras'"),
         (lambda row: row.update(control_dt=0.02), "control_dt"),
         (lambda row: row["start"].update(joint_pos_lower=[0.0]), "start.joint_pos_lower"),
         (lambda row: row["ages_s"].pop("front"), "'ages_s' wants exactly proprio, front"),

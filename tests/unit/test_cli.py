@@ -113,6 +113,30 @@ def test_a_fault_of_ours_shows_its_traceback_and_exits_with_1(stages, capsys):
     assert err.splitlines()[-1].startswith("error: this is a fault of robokd")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 7.28 TiB for an array with shape (1000000000000,)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nframe #0: ..."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+        RuntimeError("Storage size calculation overflowed with sizes=[1000000000000000000, 36]"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        ValueError("std::bad_alloc"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_sizes_that_no_memory_holds_are_one_line_that_names_what_sets_them(stages, capsys, error):
+    stages.script = raising(error)
+    code, out, err = run_cli(capsys, "teach", "task=hop")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: memory does not suffice for these sizes (")
+    assert "lower num_envs, counts of episodes and steps, batches, widths of networks and pictures" in err
+    assert err.count("\n") == 1
+    assert (str(error).splitlines() or ["MemoryError"])[0] in err
+
+
 def test_ctrl_c_says_how_to_go_on_and_that_command_does(stages, capsys):
     stages.script = raising(KeyboardInterrupt())
     code, out, err = run_cli(capsys, "teach", "task=hop")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from robokd.learning import DaggerConfig
 from robokd.doctor import fit, plan, sight, teacher
 from robokd.doctor.finding import FAIL, OK, WARN, Finding, failures, listed, summary
 from robokd.doctor.plan import Costs
@@ -19,6 +18,7 @@ from robokd.doctor.probe import Alignment, Driver, Probe, Repeats, by_step
 from robokd.files import free_bytes
 from robokd.learn.buffer import Column
 from robokd.learn.dataset import rows_of
+from robokd.learning import DaggerConfig
 from robokd.specs import CameraSpec, ObsSpec, Term
 from robokd.students.base import StudentOutput
 

@@ -6,7 +6,8 @@ import torch
 
 from robokd import UserError
 from robokd.draws import Draws
-from robokd.env.base import HELD_OUT, Range, check_contract, contract, draw_parameters
+from robokd.env.base import HELD_OUT, Range, check_contract, check_groups, contract, draw_parameters
+from robokd.specs import CameraSpec, ObsSpec
 
 
 def _moments(env):
@@ -171,6 +172,14 @@ def test_a_camera_that_does_not_exist_is_named(make_env):
         UserError, match=r"no observation group or camera named 'frnot'.*Known: .*front, wrist"
     ):
         make_env(2, ("proprio", "frnot"))
+
+
+def test_a_task_whose_names_of_cameras_do_not_agree_is_refused_by_name():
+    front = CameraSpec(name="front")
+    with pytest.raises(UserError, match="a camera 'depth' whose CameraSpec is named 'front'"):
+        check_groups((), {}, {"front": front, "depth": front})
+    with pytest.raises(UserError, match="both a camera and an observation group named 'front'"):
+        check_groups((), {"front": ObsSpec(group="front", role="proprio", terms=())}, {"front": front})
 
 
 def test_no_environments_are_refused(make_env):

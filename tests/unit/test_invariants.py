@@ -39,7 +39,9 @@ def _engine(chain, make_env, tmp_path, *words):
     env = make_env(6, ("proprio", "front", "privileged"), stream="train", horizon_s=0.2, hold_s=0.1)
     teacher = load_teacher(Run.open(chain["teach"]), "best", env)
     run = Run.create(tmp_path, task="reach", stage="distill", config={}, seed=0)
-    return dagger.Dagger(config, env, build_student(config, env), teacher, run)
+    engine = dagger.Dagger(config, env, build_student(config, env), teacher)
+    engine.run = run
+    return engine
 
 
 def test_1_student_changes_and_teacher_does_not(engine):

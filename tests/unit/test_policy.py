@@ -46,6 +46,24 @@ def test_terms_are_placed_by_name(tmp_path):
     assert decision.action.tolist() == [7.0 + 6, 8.0 + 6]
 
 
+def test_a_policy_reads_any_groups_that_are_made_of_the_robot_s_terms_and_none_at_all(tmp_path):
+    proprio = to_dict(proprio_spec())
+    joints = {**proprio, "group": "joints", "terms": proprio["terms"][1:2]}
+    row = {"joints": {"shape": [1, 2], "dtype": "float32"}}
+    pictures = {name: one for name, one in GRAPH_INPUTS.items() if name != "proprio"}
+    for observations, inputs, head, action in (
+        ({"proprio": proprio, "joints": joints}, GRAPH_INPUTS | row, "joints", [9.0, 10.0]),  # joint_vel + 6
+        ({"joints": joints}, pictures | row, "joints", [9.0, 10.0]),
+        ({}, pictures, "rate", [13.0, 14.0]),
+    ):
+        data = graph(inputs=inputs, head=head)
+        bundle = make_bundle(
+            tmp_path / "a.robokd", data=data, samples=golden(data, inputs), graph=described(inputs),
+            observations=observations, ages_s=dict.fromkeys((*observations, "front"), 0.1),
+        )  # fmt: skip
+        assert act(Policy(bundle)).action.tolist() == action
+
+
 def test_decisions_are_not_overwritten_by_later_ones(tmp_path):
     policy = Policy(make_bundle(tmp_path / "a.robokd"))
     first = act(policy)
@@ -98,7 +116,7 @@ def test_a_graph_that_differs_from_the_manifest_is_refused(tmp_path):
 def test_terms_that_the_robot_lacks_are_refused(tmp_path):
     spec = to_dict(proprio_spec())
     unknown = {**spec, "terms": [*spec["terms"][:2], {**spec["terms"][2], "name": "torque"}]}
-    with pytest.raises(UserError, match="reads 'torque'"):
+    with pytest.raises(UserError, match=r"'torque' of proprio\. This runtime has: joint_pos, joint_vel"):
         Policy(make_bundle(tmp_path / "a.robokd", observations={"proprio": unknown}))
     swapped = {**spec, "terms": [{**spec["terms"][0], "elements": ["elbow", "shoulder"]}, *spec["terms"][1:]]}
     with pytest.raises(UserError, match="of elbow, shoulder"):

@@ -248,6 +248,13 @@ def test_a_camera_that_does_not_exist_is_refused_with_those_that_do():
         RasterCfg().build(sim, [FRONT]).render(sim, [wrong], {})
 
 
+def test_two_cameras_of_one_name_are_refused_with_the_way_to_have_two_views():
+    sim, colour = build(scene()), dataclasses.replace(FRONT, encoding="rgb_u8")
+    with pytest.raises(UserError, match="two cameras are named 'front': name one of them otherwise; `view`"):
+        RasterCfg().build(sim, [FRONT, colour])
+    RasterCfg().build(sim, [FRONT, dataclasses.replace(colour, name="colour", view="front")])
+
+
 def test_what_cannot_be_drawn_is_named_unless_it_is_hidden():
     spec = scene()
     spec.worldbody.add_geom(name="lump", size=[0.1, 0, 0])

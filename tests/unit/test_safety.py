@@ -153,6 +153,16 @@ def test_each_channel_has_its_age_budget(safety, channel, kind, captured):
     assert stop.value.kind == kind
 
 
+def test_joints_may_not_be_older_than_pictures_where_a_policy_reads_pictures_alone(tmp_path):
+    safety = Safety(make_bundle(tmp_path / "a.robokd", observations={}, ages_s={"front": 0.1}))
+    safety.begin(reading())
+    safety.check_reading(reading(captured_s=-0.09), 0.0)
+    old = reading()
+    old.captured_s["joint_vel"] = -0.11
+    with pytest.raises(SafetyStop, match=r"stale_joints: joint_vel is 0\.1100 s old"):
+        safety.check_reading(old, 0.0)
+
+
 def test_a_start_outside_the_envelope_is_refused(safety):
     with pytest.raises(SafetyStop, match=r"elbow starts at 0\.3100 rad") as stop:
         safety.begin(reading(position=[0.0, 0.31]))

@@ -156,7 +156,7 @@ def test_a_spread_that_depends_on_the_state_is_refused(tmp_path):
 
 def test_a_checkpoint_of_our_own_is_held_to_its_contract(tmp_path):
     path = tmp_path / "step_00000003.pt"
-    rsl_rl_file(path, own=True)
+    rsl_rl_file(path, own=action_spec())
     assert RslRlCfg(path=str(path)).open(Room()).act(rows(3)).shape == (3, 2)
     refused(
         RslRlCfg(path=str(path), groups=("privileged", "proprio")),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from robokd import UserError, registry
 from robokd.config import compose, dump, load
 from robokd.teachers.base import TeacherOutput
-from robokd.teachers.pool import Member, PoolCfg, PoolTeacher, Route
+from robokd.teachers.pool import PoolCfg, PoolTeacher, Route
 from robokd.teachers.scripted import ScriptedCfg
 from tests.unit.teacher_samples import Room, Task, action_spec, onnx_file, rows, rsl_rl_file
 
@@ -36,10 +38,8 @@ class Constant:
         return f"{self.number}"
 
 
-def pool(*teachers, edges=(0.0,), specs=None, names=("low", "high", "top")):
-    specs = specs or [action_spec()] * len(teachers)
-    pairs = zip(names, zip(teachers, specs, strict=True), strict=False)
-    members = {name: Member(teacher=teacher, action_spec=spec) for name, (teacher, spec) in pairs}
+def pool(*teachers, edges=(0.0,), names=("low", "high", "top")):
+    members = dict(zip(names, teachers, strict=False))
     return PoolTeacher(members, Route("privileged", 0, edges), rows(2))
 
 
@@ -91,11 +91,24 @@ def test_a_pool_resets_all_members_and_its_hash_covers_them_and_the_route():
     assert len({two.sha256(), *(one.sha256() for one in others)}) == 4
 
 
-def test_members_of_other_actions_are_refused_with_both_specs():
-    other = action_spec(("hip", "knee", "ankle"))
-    told = r"low: 2 actions \(shoulder, elbow\) and high: 3 actions \(hip, knee, ankle\)"
-    with pytest.raises(UserError, match=told):
-        pool(Constant(0.0), Constant(0.0, size=3), specs=[action_spec(), other])
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [("names", ("hip", "knee"), r"action.names: wanted \('hip', 'knee'\), got \('shoulder', 'elbow'\)"),
+     ("scale", (0.5, 1.0), r"action.scale: wanted \(0.5, 1.0\), got \(1.0, 1.0\)"),
+     ("control_dt", 0.2, "action.control_dt: wanted 0.2, got 0.1")],
+)  # fmt: skip
+def test_files_of_other_actions_are_no_members_of_one_pool(tmp_path, field, value, told):
+    rsl_rl_file(tmp_path / "a.pt", own=action_spec())
+    rsl_rl_file(tmp_path / "b.pt", own=dataclasses.replace(action_spec(), **{field: value}))
+    files = {name: {"part": "rsl_rl", "path": str(tmp_path / f"{name}.pt")} for name in ("a", "b")}
+    cfg = PoolCfg(members=files, route="privileged.mass", edges=(0.0,))
+    with pytest.raises(UserError, match=rf"teacher.members.b: .*b.pt does not fit this task: {told}"):
+        cfg.open(Room())
+    alike = PoolCfg(members={"a": files["a"], "b": files["a"]}, route="privileged.mass", edges=(0.0,))
+    assert alike.open(Room()).act(rows(3)).shape == (3, 2)
+
+
+def test_members_whose_answers_have_other_widths_are_refused_with_both():
     with pytest.raises(UserError, match=r"width of action: low has \(2,\), high has \(3,\)"):
         pool(Constant(0.0), Constant(0.0, size=3))
     with pytest.raises(UserError, match=r"width of latent: low has \(3,\), high has \(4,\)"):
