@@ -25,6 +25,7 @@ from robokd.learn.instructor import latent_size, open_teacher, teacher_inputs
 from robokd.learn.objective import Objective
 from robokd.learn.pupil import build_student, estimated_terms, privileged_terms
 from robokd.learn.stage import begin, build_env
+from robokd.memory import available_mb
 from robokd.vision.sensor import Corruption
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def examine_costs(
     finally:
         env.close()
     yield plan.disk(config, costs, length, free_bytes(config.runs))
-    yield plan.memory(config, costs, length, plan.available_mb())
+    yield plan.memory(config, costs, length, available_mb())
     yield plan.wall_time(config, costs, length, env.max_episode_length)
 
 

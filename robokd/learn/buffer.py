@@ -1,5 +1,7 @@
 """The aggregated data set of DAgger: rows of observations and labels in memory-mapped files of the run.
 
+They can be held on a device too, which then has all that it learns from: the files are what a resume reads.
+
 Images stay encoded (uint8 or float16), only the groups in use are kept, and the size in bytes is known
 before anything is allocated. Shapes: R rows, oldest first in writing order; the row number never wraps for
 the caller.
@@ -55,16 +57,22 @@ class Buffer:
 
     def __init__(
         self, folder: Path, columns: dict[str, Column], capacity: int, slack: int, written: int = 0,
-        *, exists: bool = False,
+        *, exists: bool = False, device: str = "",
     ) -> None:  # fmt: skip
         """Map the files of `folder`; `written` rows of an earlier process are kept, 0 starts afresh.
 
-        `exists`: another process has made the files, which both write to.
+        `exists`: another process has made the files, which both write to. `device`: where the rows are held
+        beside them; none = they are read from the files.
         """
         self.columns, self.capacity, self._size = columns, capacity, capacity + slack
         self.written, self._folder, self._exists = written, folder, exists or written > 0
         folder.mkdir(parents=True, exist_ok=True)
         self._maps = {name: self._open(folder / f"{name}.bin", column) for name, column in columns.items()}
+        self._held: dict[str, Tensor] = {}
+        if device:
+            self._held = {
+                name: torch.from_numpy(one).to(device, copy=True) for name, one in self._maps.items()
+            }
 
     def __len__(self) -> int:
         return min(self.written, self.capacity)
@@ -80,9 +88,19 @@ class Buffer:
             target[slots] = rows[name].numpy()
         self.written += count or rows.batch_size[0]
 
+    def hold(self, count: int) -> None:
+        """Take the newest `count` rows, which all processes have appended, over to the device."""
+        slots = (self.written - count + np.arange(count)) % self._size
+        for name, target in self._held.items():
+            target[torch.from_numpy(slots)] = torch.from_numpy(self._maps[name][slots]).to(target.device)
+
     def rows(self, numbers: Tensor) -> TensorDict:
         """Return rows (R, ...) by age: 0 is the oldest still in the window, len(self) - 1 the newest."""
         slots = (self.written - len(self) + numbers.numpy()) % self._size
+        if self._held:
+            where = torch.from_numpy(slots)
+            held = {name: source[where.to(source.device)] for name, source in self._held.items()}
+            return TensorDict(held, batch_size=[len(numbers)])
         fields = {name: torch.from_numpy(source[slots]) for name, source in self._maps.items()}
         return TensorDict(fields, batch_size=[len(numbers)])
 
@@ -99,6 +117,7 @@ class Buffer:
     def remove(self) -> None:
         """Delete the files: a finished run is not resumed, and its pictures are many."""
         self._maps.clear()
+        self._held.clear()
         shutil.rmtree(self._folder)
 
     def _open(self, path: Path, column: Column) -> np.memmap:

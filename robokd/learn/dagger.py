@@ -69,7 +69,7 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     validation = build_env(config, student_groups, "validation", num_envs=count)
     engine = Dagger(config, env, student, teacher)
     if resume is None and engine.rewards is None:
-        engine.data.check_disk(config.runs, engine.example())
+        engine.data.check_room(config.runs, engine.example(), config.device)
     run = resume or Run.open(ranks.first(lambda: create_run(config, "distill", parents(config)).path))
     env.failures, engine.run = run.path / "failures", run
     taught = ranks.first(lambda: teacher_outcomes(config, teacher, teacher_groups))
@@ -125,9 +125,7 @@ class Dagger:
         settings, totals = self.settings, self.totals
         self._restore()
         if self.config.baseline and not totals["retentions"]:
-            outcomes = ranks.first(validate)
-            self._count(outcomes)
-            self._judge(outcomes, taught)
+            self._judge(ranks.first(validate), taught)
             self._save(is_best=True)  # the student that this one must not fall behind
         with Progress(settings.rounds, "rounds", start=totals["round"]) as bar:
             while totals["round"] < settings.rounds and not totals["stopped"]:
@@ -148,7 +146,6 @@ class Dagger:
                 if totals["round"] % settings.evaluate_every == 0 or finished:
                     outcomes = ranks.first(validate)
                     row |= {f"validation/{name}": value for name, value in outcomes.means().items()}
-                    self._count(outcomes)
                     is_best = self._judge(outcomes, taught)
                 if ranks.is_first():
                     self.run.log(totals["round"], row)
@@ -167,10 +164,6 @@ class Dagger:
             "retention": totals["best"][0] / max(taught, 1e-9),
             "buffer_bytes": self.data.bytes, "fall_backs": totals["fall_backs"],
         }  # fmt: skip
-
-    def _count(self, outcomes: Outcomes) -> None:
-        self.totals["validation_steps"] += outcomes.env_steps
-        self.totals["validation_frames"] += outcomes.frames
 
     def _now(self, schedule: Schedule) -> float:
         return schedule.value(self.totals["round"], self.totals["retentions"], self.settings.rounds)
@@ -229,10 +222,13 @@ class Dagger:
             self._round = rows
             return
         if not self.data.is_open:
-            self.data.open(self.run.path / "buffer", rows)
+            self._open(rows)
         self.data.add(rows)
         self.totals["written"] = self.data.buffer.written
         self._normalise(rows)
+
+    def _open(self, like: TensorDict, written: int = 0) -> None:
+        self.data.open(self.run.path / "buffer", like, written, self.config.device)
 
     def _normalise(self, rows: TensorDict) -> None:
         """Show rows to the student's normalisers, of all processes; these read no pictures."""
@@ -331,7 +327,9 @@ class Dagger:
         return {f"held_out/{name}": value for name, value in ranks.summed({"loss": loss, **terms}).items()}
 
     def _judge(self, outcomes: Outcomes, taught: float) -> bool:
-        """Note the validation success; return whether it is the best so far."""
+        """Note the validation's success and cost; return whether it is the best so far."""
+        self.totals["validation_steps"] += outcomes.env_steps
+        self.totals["validation_frames"] += outcomes.frames
         success = outcomes.success.mean().item()
         score = [success, outcomes.returns.mean().item()]
         # of a teacher that never succeeds any student keeps everything; a baseline goes on to be better
@@ -395,6 +393,6 @@ class Dagger:
         if self.rewards is not None:
             self.rewards.load_state_dict(saved["rewards"])
             return
-        self.data.open(self.run.path / "buffer", self.example(), self.totals["written"])
+        self._open(self.example(), self.totals["written"])
         if self.data.priorities is not None:
             self.data.priorities.values.copy_(saved["priorities"])

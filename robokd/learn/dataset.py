@@ -18,6 +18,7 @@ from robokd.files import free_bytes
 from robokd.learn import ranks
 from robokd.learn.buffer import Buffer, columns_of, planned_bytes
 from robokd.learn.priorities import Priorities, priority
+from robokd.memory import available_mb
 from robokd.students.base import Student, StudentOutput
 
 if TYPE_CHECKING:
@@ -95,35 +96,42 @@ class DataSet:
         self._buffer: Buffer | None = None
         self.bytes = 0  # on disk
 
-    def open(self, folder: Path, like: TensorDict, written: int = 0) -> None:
+    def open(self, folder: Path, like: TensorDict, written: int = 0, device: str = "cpu") -> None:
         """Allocate for rows like these, said in bytes; `written` rows of an earlier process are kept."""
+        held = device if self.settings.store == "device" else ""
         columns = columns_of(like)
         self.bytes = planned_bytes(columns, self.size)
         groups = ", ".join(f"{name} {column.row_bytes} B" for name, column in columns.items())
         each = f"rows of {self.length} steps:" if self.length > 1 else "rows of"
         if ranks.is_first():
-            size = f"{self.bytes / 1e6:,.0f} MB on disk"
+            size = f"{self.bytes / 1e6:,.0f} MB on disk" + (f" and on {held}" if held else "")
             print(f"buffer: {self._capacity:,} {each} {groups}: {size}", flush=True)
             if not written:
-                self.check_disk(folder.parent, like)
-            self._buffer = Buffer(folder, columns, self._capacity, self._slack, written)
+                self.check_room(folder.parent, like, device)
+            self._buffer = Buffer(folder, columns, self._capacity, self._slack, written, device=held)
         ranks.wait()
         if not ranks.is_first():
-            self._buffer = Buffer(folder, columns, self._capacity, self._slack, written, exists=True)
+            self._buffer = Buffer(
+                folder, columns, self._capacity, self._slack, written, exists=True, device=held
+            )
         if self.settings.sampling == "priority":
             self.priorities = Priorities(self.size)
 
-    def check_disk(self, folder: Path | str, like: TensorDict) -> None:
-        """Raise UserError, with the largest capacity that fits, if rows like these would not fit the disk.
+    def check_room(self, folder: Path | str, like: TensorDict, device: str = "cpu") -> None:
+        """Raise UserError, with the largest capacity that fits, if rows like these would not fit.
 
-        `folder`: where the files' folder stands, or would.
+        `folder`: where the files' folder stands, or would. `device`: whose memory is to hold them too.
         """
-        free, each = free_bytes(folder), planned_bytes(columns_of(like), 1)
-        if (wanted := each * self.size) > 0.95 * free:
-            most = self.capacity_in(int(0.9 * free), each)
-            fits = f"dagger.capacity={most}" if most else "none"
-            need = f"the data set needs {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-            raise UserError(f"{need}; what fits: {fits}")
+        each = planned_bytes(columns_of(like), 1)
+        rooms = {"on disk": float(free_bytes(folder))}
+        if self.settings.store == "device":
+            rooms[f"in the memory of {device}"] = available_mb(device) * 2**20
+        for where, free in rooms.items():
+            if (wanted := each * self.size) > 0.95 * free:
+                most = self.capacity_in(int(0.9 * free), each)
+                fits = f"dagger.capacity={most}" if most else "none"
+                need = f"the data set needs {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB are free {where}"
+                raise UserError(f"{need}; what fits: {fits}")
 
     @property
     def buffer(self) -> Buffer:
@@ -143,6 +151,7 @@ class DataSet:
             self.priorities.add(self.buffer.written, count)
         self.buffer.add(rows, places(len(rows), self._num_envs // ranks.world()), count)
         ranks.wait()
+        self.buffer.hold(count)
 
     @property
     def size(self) -> int:

@@ -31,7 +31,6 @@ WAYS = {
         *(f"loss.action_mse.anneal.{word}" for word in FALLS),
     ],
     "twin": ["teacher=twin", "loss=[ppo,kl]", "loss.kl.direction=reverse", "dagger.acting.share=0.5"],
-    "twin of weight 0": ["teacher=twin", "teacher.weight=0", "loss=[ppo]", ALONE],
 }  # fmt: skip
 WORDS = (
     "task=hidden_goal", "task.wrong_cost=3", "student=mlp", "student.gaussian=true", "student.initial_std=1",

@@ -11,6 +11,7 @@ written as they come; those that the file has are not made again. Two files may 
     rsl_rl                          its defaults: an Adam step on 15 x 256 frames, each used once
     rsl_rl, gradient steps as ours  75 steps of 256 frames on every 15 x 256; ours has 80 on 16 x 256
     dagger, bc, random teacher      102 400 frames and labels, 2000 gradient steps, however well they do
+    reward alone                    PPO from the same pictures, 102 400 frames, each learned from five times
 
 rsl_rl's learner has no loss for where the goal is, so its student has no estimate; ours has both as defaults.
 """
@@ -43,7 +44,10 @@ OURS = {  # way -> what is said to distill
     "dagger": ["dagger.evaluate_every=2", *LONG],
     "bc": ["dagger.evaluate_every=2", "dagger.acting.share=1", *LONG],
     "random teacher": ["dagger.evaluate_every=5", "teacher=random", *LONG],
-}
+    "reward alone": [
+        "dagger.evaluate_every=5", "loss=[ppo]", "student.gaussian=true", "dagger.acting.share=0", *LONG,
+    ],
+}  # fmt: skip
 # two-sided 95 % of Student's t by the number of seeds
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 NUMBERS = ("success", "best", "frames_to_target", "seconds_to_target", "frames", "seconds", "grad_samples")
@@ -58,12 +62,12 @@ class Peer:
     evaluate_every: int  # iterations
     steps: int = 15  # of an iteration
     learning_rate: float = 1e-3
-    frames: int = 600_000  # at most
+    frames: int = 400_000  # at most
 
 
 PEERS = {
     "rsl_rl": Peer(epochs=1, gradient_length=15, evaluate_every=10),
-    "rsl_rl, gradient steps as ours": Peer(epochs=5, gradient_length=1, evaluate_every=1),
+    "rsl_rl, gradient steps as ours": Peer(epochs=5, gradient_length=1, evaluate_every=1, frames=150_000),
 }
 WAYS = (*OURS, *reversed(PEERS))  # what takes long comes last
 
@@ -96,12 +100,13 @@ class Point:
 
 def _ours(run: Run, taught: float) -> Iterator[Point]:
     """Read the curve of a distillation."""
-    seconds, settings = 0.0, run.config["dagger"]
+    seconds, total = 0.0, run.read_summary()
+    each = total["grad_samples"] / total["rounds"]
     for line in run.metrics():
         seconds += (line["time/collect_s"] or 0.0) + (line["time/learn_s"] or 0.0)
         success = line.get("validation/success")
         if success is not None:
-            learned = round(line["step"] or 0) * settings["gradient_steps"] * settings["batch_size"]
+            learned = round((line["step"] or 0) * each)
             frames = round(line["frames"] or 0)
             yield Point(frames=frames, seconds=seconds, grad_samples=learned, success=success, taught=taught)
 
@@ -192,8 +197,8 @@ def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
 def main(parent: str, out: str, *seeds: str) -> None:
     """Write all ways of all seeds, as they come."""
     rows = read_json(out)["rows"] if Path(out).exists() else []
-    for seed in map(int, seeds or ("0",)):
-        for way in WAYS:
+    for way in WAYS:
+        for seed in map(int, seeds or ("0",)):
             if any((row["way"], row["seed"]) == (way, seed) for row in rows):
                 continue
             rows.append(measured(Run.open(parent), way, seed))

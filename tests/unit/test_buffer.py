@@ -50,6 +50,22 @@ def test_rows_added_after_a_checkpoint_leave_those_it_counts_on(tmp_path):
     assert _numbers(again) == counted_on == list(range(26, 36))
 
 
+def test_rows_held_on_a_device_are_those_of_the_files_and_come_back_from_them(tmp_path):
+    columns = columns_of(_rows(0, 1))
+    plain, held = Buffer(tmp_path / "a", columns, 10, 4), Buffer(tmp_path / "b", columns, 10, 4, device="cpu")
+    for first in range(0, 36, 4):
+        for buffer in (plain, held):
+            buffer.add(_rows(first, 4))
+        held.hold(4)
+        everything = torch.arange(len(plain))
+        assert (held.rows(everything) == plain.rows(everything)).all()
+    for source in held._maps.values():
+        source[:] = 0  # what is read is the copy
+    assert _numbers(held) == _numbers(plain)
+    again = Buffer(tmp_path / "a", columns, 10, 4, plain.written, device="cpu")
+    assert _numbers(again) == _numbers(plain)
+
+
 def test_a_file_of_another_size_is_not_resumed(tmp_path):
     columns = columns_of(_rows(0, 1))
     Buffer(tmp_path, columns, 10, 4).add(_rows(0, 3))

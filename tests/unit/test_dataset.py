@@ -155,16 +155,30 @@ def test_what_does_not_fit_the_disk_is_refused_with_what_would(tmp_path, monkeyp
     free = 1000 * row_bytes  # 2000 rows and the slack of a round are wanted
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     with pytest.raises(
-        UserError, match=r"the data set needs .* GB are free; what fits: dagger.capacity="
+        UserError, match=r"the data set needs .* GB are free on disk; what fits: dagger.capacity="
     ) as error:
         DataSet(settings, Draws(0, "train"), ENVS, 2).open(tmp_path, like)
     assert list(tmp_path.iterdir()) == []  # nothing was begun, nor is a run's folder needed to ask
     with pytest.raises(UserError, match=r"what fits: dagger\.capacity="):
-        DataSet(settings, Draws(0, "train"), ENVS, 2).check_disk(tmp_path / "runs" / "buffer", like)
+        DataSet(settings, Draws(0, "train"), ENVS, 2).check_room(tmp_path / "runs" / "buffer", like)
     fits = int(str(error.value).rpartition("=")[2])
     assert 1700 < fits < 1800  # frames: 900 rows of two steps, less the slack
     again = DaggerConfig(steps_per_round=4, rounds=1000, checkpoint_every=1, sequence=2, capacity=fits)
     DataSet(again, Draws(0, "train"), ENVS, 2).open(tmp_path, like)
+
+
+def test_what_does_not_fit_the_memory_is_refused_where_rows_are_held_in_it(tmp_path, monkeypatch):
+    like = rows_of(steps_of(0, 4), memories_of(0, 4, 2), 2)
+    mb = sum(value[0].nbytes for value in like.values()) * 1000 / 2**20  # a thousand rows of two steps
+    monkeypatch.setattr("robokd.learn.dataset.available_mb", lambda device: mb)
+    for store in ("disk", "device"):
+        settings = DaggerConfig(steps_per_round=4, rounds=1000, sequence=2, capacity=4000, store=store)
+        data = DataSet(settings, Draws(0, "train"), ENVS, 2)
+        if store == "disk":
+            data.check_room(tmp_path, like, "cpu")
+            continue
+        with pytest.raises(UserError, match=r"free in the memory of cpu; what fits: dagger\.capacity="):
+            data.check_room(tmp_path, like, "cpu")
 
 
 def test_a_million_depth_pictures_take_no_more_than_their_bytes_and_a_twentieth():

@@ -669,7 +669,7 @@ def test_an_exported_student_of_two_heads_acts_as_it_did(tmp_path):
     [
         (["teacher=scripted", "loss=[ppo]"], "loss=ppo needs log_std of the student"),
         (["teacher=twin", "loss=[kl]", "student.gaussian=true"], "say loss=[ppo,…]"),
-        (["teacher=scripted", "loss=[entropy]", "student.gaussian=true"], "no loss teaches the student to act"),
+        (["teacher=scripted", "loss=[entropy]", "student.gaussian=true"], "no loss teaches the student to"),
         (["teacher=scripted", "loss=[action_mse]", "loss.action_mse.weight=0"], "action_mse of weight 0;"),
         (["teacher=scripted", "loss=[action_huber]", "loss.action_huber.gated=true"], "action_huber.gated"),
         (["teacher=twin", "teacher.groups=[nothing]", "loss=[ppo]"], "teacher.groups: no observation group"),
