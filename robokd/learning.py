@@ -79,8 +79,8 @@ class ReinforcementConfig:
     gae_lambda: float = 0.95  # of the advantages: 0 trusts the critic, 1 the rewards
     epochs: int = 5  # over each round
     mini_batches: int = 4  # of an epoch
-    learning_rate: float = 3e-4  # of the student, first; it follows desired_kl
-    desired_kl: float = 0.012  # nats that a round may move the policy
+    learning_rate: float = 3e-4  # of the student, at first: it follows desired_kl
+    desired_kl: float = 0.012  # nats that a round may move the policy, by imitation too; 0 = a fixed rate
     critic_groups: tuple[str, ...] = ()  # that the critic reads; [] = all that the task has
     critic_hidden: tuple[int, ...] = (256, 128)  # units
     critic_learning_rate: float = 1e-3
@@ -92,7 +92,7 @@ class ReinforcementConfig:
         for name in ("discount", "gae_lambda"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"rl.{name} must be in (0, 1], got {getattr(self, name)}")
-        for name in ("learning_rate", "critic_learning_rate", "desired_kl", "fall_back"):
+        for name in ("learning_rate", "critic_learning_rate", "fall_back"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"rl.{name} must be > 0, got {getattr(self, name)}")
         if not self.critic_hidden or min(self.critic_hidden) < 1:

@@ -278,7 +278,8 @@ class Dagger:
         self.student.train()
         with torch.no_grad():
             parts = rows.split(-(-len(rows) // rewards.settings.mini_batches))
-            rows.update(torch.cat([TensorDict(self.lesson.before(part), part.batch_size) for part in parts]))
+            before = [self.lesson.before(part) for part in parts]
+            rows.update({name: torch.cat([one[name] for one in before]) for name in before[0]})
         for _ in range(rewards.settings.epochs):
             distance, count = torch.zeros(()), 0
             for part in rewards.parts(rows, generator):
@@ -318,7 +319,7 @@ class Dagger:
 
     def _validation_loss(self) -> dict[str, float]:
         """Return the losses on the episodes that are never learned from."""
-        chosen = self.data.held_out() if self.data.is_open else []
+        chosen = self.data.held_out() if self.data.is_open else torch.zeros(0)
         if len(chosen) < ranks.world():
             return {}
         rows = self.data.buffer.rows(chosen[own_part(len(chosen))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -92,9 +92,9 @@ def collected(value: T) -> list[T]:
     """Return the value of every process, in their order, to the first one; to others nothing."""
     if world() == 1:
         return [value]
-    found: list[T | None] | None = [None] * world() if is_first() else None
+    found: list[Any] | None = [None] * world() if is_first() else None
     distributed.gather_object(value, found)
-    return [one for one in found if one is not None] if found else []
+    return found or []
 
 
 def first(work: Callable[[], T]) -> T:

@@ -58,7 +58,7 @@ class Reinforcement:
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=settings.critic_learning_rate)
         self.rate, self.largest, self.num_envs = settings.learning_rate, RATES[1], env.num_envs
         self.seen: dict[str, Tensor] = {}  # of the last round: mean reward, success of ended episodes
-        self._steps: list[TensorDict] = []
+        self._steps: list[dict[str, Tensor]] = []
 
     def note(self, obs: TensorDict, sent: Tensor, driven: Tensor, acted: Tensor, outcome: tuple) -> None:
         """Remember a step: what was seen and done, and the outcome, which is what `VecEnv.step` returned."""
@@ -72,11 +72,12 @@ class Reinforcement:
             "done": done.bool(), "beyond": beyond,
         }  # fmt: skip
         fields["succeeded"] = extras["success"] & fields["done"]
-        self._steps.append(TensorDict(fields, batch_size=[len(reward)]))
+        self._steps.append(fields)
 
     def judged(self, last: TensorDict) -> Iterator[TensorDict]:
         """Yield what the round says of each step (N, ...), and forget it; `last` was seen after them all."""
-        steps, self._steps = torch.stack(self._steps), []
+        steps = {name: torch.stack([step[name] for step in self._steps]) for name in self._steps[0]}
+        self._steps = []
         known, acted = steps[KNOWN], steps[ACTED]
         with torch.no_grad():
             value = self.critic(torch.cat((known, self._rows(last)[None])))
@@ -96,7 +97,8 @@ class Reinforcement:
             "reward": steps["reward"].mean() / ranks.world(), "success": steps["succeeded"].sum() / ended
         }  # fmt: skip
         kept = (KNOWN, SENT, DRIVEN, ACTED, RETURN, BEHIND, ADVANTAGE)
-        yield from steps.select(*kept).unbind(0)
+        for number in range(len(found)):
+            yield TensorDict({name: steps[name][number] for name in kept}, batch_size=found.shape[1:])
 
     def parts(self, rows: TensorDict, generator: torch.Generator) -> Iterator[TensorDict]:
         """Yield the mini-batches of one epoch, of several processes each its own rows of them."""
@@ -121,7 +123,7 @@ class Reinforcement:
     def adapt(self, moved: float | None) -> None:
         """Change the learning rate by how far an epoch moved the policy, in nats; None or 0: unknown."""
         wanted, low, high = self.settings.desired_kl, RATES[0], self.largest
-        if not moved:
+        if not moved or not wanted:
             return
         if moved > 2 * wanted:
             self.rate = max(low, self.rate / STEP)

@@ -182,7 +182,7 @@ def test_one_number_is_a_schedule_that_stays_there():
         (["dagger.rounds=0"], "dagger.rounds must be >= 1, got 0"),
         (["dagger.stop_retention=-1"], "dagger.stop_retention must be >= 0, got -1"),
         (["rl.discount=0"], "rl.discount must be in (0, 1], got 0"),
-        (["rl.desired_kl=0"], "rl.desired_kl must be > 0, got 0"),
+        (["rl.desired_kl=-1"], "rl.desired_kl must be >= 0, got -1"),
         (["rl.critic_hidden=[]"], "rl.critic_hidden must be layers of >= 1 units, got []"),
         (["dagger.learning_rate=0"], "dagger.learning_rate must stay >= 1e-12, got 0 to 0"),
         (["dagger.acting.share=1.5"], "dagger.acting.share must stay in [0, 1], got 1.5 to 1.5"),

@@ -51,7 +51,6 @@ class HiddenGoalCfg:
     success_reward: float = 5.0
     wrong_cost: float = 1.0  # of the other door
     time_cost: float = 0.02  # of a control step
-    told_right: float = 1.0  # share of the episodes in which the teacher is told the right door
 
     def build(
         self, *, sim: SimCfg, renderer: RendererCfg | None, corrupt: Corruption, setup: Setup
@@ -110,9 +109,7 @@ class HiddenGoal:
         """See Task."""
         state.sim.set("qpos", values["start"], mask)
         sides = torch.where(values["side"] < 0, -1.0, 1.0)
-        lot = state.draws.uniform("told", state.episode_id, 0, 1)
-        told = torch.where(lot < self.cfg.told_right, sides, -sides)
-        for name, fresh in (("side", sides), ("told", told), ("clue", torch.zeros_like(sides))):
+        for name, fresh in (("side", sides), ("clue", torch.zeros_like(sides))):
             state.episode[name] = torch.where(mask[:, None], fresh, state.episode.get(name, fresh))
         return torch.zeros(len(mask), 2)
 
@@ -130,7 +127,7 @@ class HiddenGoal:
 
     def observe(self, group: str, state: State) -> Tensor:
         """See Task."""
-        sign = state.episode["clue" if group == "proprio" else "told"]
+        sign = state.episode["clue" if group == "proprio" else "side"]
         return torch.cat((state.sim.get("qpos").float(), sign), 1)
 
     def reward(self, state: State) -> dict[str, Tensor]:
