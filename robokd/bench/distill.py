@@ -23,7 +23,7 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import nn
 
-from robokd.bench import peer
+from robokd.bench import peer, race
 from robokd.bench.agreement import identical
 from robokd.bench.row import Effort, Gate, Measure, Row, in_turn, per
 from robokd.config import compose
@@ -82,6 +82,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         for name in IN_ROUNDS:
             with closing(_Ours(effort, PRECISIONS[name], folder, steps=steps)) as ours:
                 yield _round_row(f"{ROUND}, {name}", ours, effort)
+    yield from race.rows(effort)
 
 
 class _Ours:

@@ -25,6 +25,7 @@ class Effort:
     burst_s: float = 0.25  # CPU seconds that a side has at a time, or one call
     control_steps: int = 10  # after which the gates compare the physics
     gradient_steps: int = 20  # of a student, in a call of ours
+    race_rounds: int = 12  # that a student learns for, until it is held to the peer's
     is_cold: bool = True  # the first frame is measured without compiled kernels of an earlier one
 
 

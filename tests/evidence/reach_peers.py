@@ -20,22 +20,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robokd.bench import peer
+from robokd.bench.race import Peer, Point, ours, theirs
 from robokd.config import DistillConfig, compose
 from robokd.files import read_json, to_json, write_atomic
 from robokd.learn.dagger import distill
-from robokd.learn.instructor import open_teacher, teacher_inputs
-from robokd.learn.pupil import build_student, student_inputs
-from robokd.learn.rollout import rollout
-from robokd.learn.stage import begin, build_env
 from robokd.run import Run
-from robokd.students.base import StudentPolicy
 
 TARGET = 0.9  # of the teacher's success
 CAMERAS, LONG = "cameras=[front,wrist]", ["dagger.rounds=25", "dagger.stop_retention=1"]
@@ -54,97 +48,44 @@ NUMBERS = ("success", "best", "frames_to_target", "seconds_to_target", "frames",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peer:
-    """How rsl_rl's learner is run."""
+class Budget:
+    """How rsl_rl's learner is run, how often it is looked at, and when it is given up."""
 
-    epochs: int
-    gradient_length: int  # steps of all environments in a gradient step
-    evaluate_every: int  # iterations
-    steps: int = 15  # of an iteration
-    learning_rate: float = 1e-3
-    frames: int = 400_000  # at most
+    settings: Peer
+    every: int  # frames
+    frames: int  # at most
 
 
 PEERS = {
-    "rsl_rl": Peer(epochs=1, gradient_length=15, evaluate_every=10),
-    "rsl_rl, gradient steps as ours": Peer(epochs=5, gradient_length=1, evaluate_every=1, frames=150_000),
+    "rsl_rl": Budget(settings=Peer(), every=38_400, frames=400_000),
+    "rsl_rl, gradient steps as ours": Budget(
+        settings=Peer(epochs=5, gradient_length=1), every=3840, frames=150_000
+    ),
 }
 WAYS = (*OURS, *reversed(PEERS))  # what takes long comes last
 
 
 def measured(
-    parent: Run, way: str, seed: int, words: Sequence[str] = (), settings: Peer | None = None
+    parent: Run, way: str, seed: int, words: Sequence[str] = (), budget: Budget | None = None
 ) -> dict[str, Any]:
-    """Return the row of a way; `words` and `settings` are for smaller ones than the full."""
+    """Return the row of a way; `words` and `budget` are for smaller ones than the full."""
     with tempfile.TemporaryDirectory() as runs:
         own = ["task=reach"] if "teacher=random" in OURS.get(way, ()) else [f"parent={parent.path}"]
         said = [*own, CAMERAS, "threads=1", f"seed={seed}", f"runs={runs}", *OURS.get(way, ()), *words]
         if way in PEERS:
             config = compose("distill", [*said, "loss=[action_mse]"], parent.config)
-            return {"way": way, "seed": seed, **_row(_peer(config, settings or PEERS[way]))}
+            return {"way": way, "seed": seed, **_row(_peer(config, budget or PEERS[way]))}
         made = distill(compose("distill", said, parent.config))
         taught = read_json(made)["teacher_validation_success"]
-        return {"way": way, "seed": seed, **_row(_ours(Run.open(made.parent), taught))}
+        return {"way": way, "seed": seed, **_row(ours(Run.open(made.parent), taught))}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """How a student did, and what it had cost until then."""
-
-    frames: int  # environment steps, each with its label
-    seconds: float
-    grad_samples: int  # frames learned from
-    success: float
-    taught: float  # success of the teacher
-
-
-def _ours(run: Run, taught: float) -> Iterator[Point]:
-    """Read the curve of a distillation."""
-    seconds, total = 0.0, run.read_summary()
-    each = total["grad_samples"] / total["rounds"]
-    for line in run.metrics():
-        seconds += (line["time/collect_s"] or 0.0) + (line["time/learn_s"] or 0.0)
-        success = line.get("validation/success")
-        if success is not None:
-            learned = round((line["step"] or 0) * each)
-            frames = round(line["frames"] or 0)
-            yield Point(frames=frames, seconds=seconds, grad_samples=learned, success=success, taught=taught)
-
-
-def _peer(config: DistillConfig, settings: Peer) -> Iterator[Point]:
+def _peer(config: DistillConfig, budget: Budget) -> Iterator[Point]:
     """Run rsl_rl's learner until the target or the budget."""
-    begin(config.seed, config.threads)
-    known = build_env(config, (), "train", num_envs=1)
-    teacher_groups, student_groups = teacher_inputs(config, known.task), student_inputs(config)
-    known.close()
-    env = build_env(config, tuple(dict.fromkeys((*student_groups, *teacher_groups))), "train")
-    teacher, student = open_teacher(config, env), build_student(config, env)
-    count = config.dagger.evaluate_episodes
-    validation = build_env(config, student_groups, "validation", num_envs=count)
-    reference = build_env(config, teacher_groups, "validation", num_envs=count)
-    taught = rollout(reference, teacher, count).success.mean().item()
-    algorithm = peer.distillation(
-        peer.PeerStudent(student, env.num_envs), teacher, env.get_observations(), actions=env.num_actions,
-        steps=settings.steps, epochs=settings.epochs, gradient_length=settings.gradient_length,
-        learning_rate=settings.learning_rate,
-    )  # fmt: skip
-    seconds, each = 0.0, settings.steps * env.num_envs
-    for iteration in range(1, settings.frames // each + 1):
-        began = time.perf_counter()
-        peer.collect(algorithm, env)
-        algorithm.update()
-        seconds += time.perf_counter() - began
-        if iteration % settings.evaluate_every == 0:
-            algorithm.eval_mode()
-            success = rollout(validation, StudentPolicy(student, count), count).success.mean().item()
-            algorithm.train_mode()
-            frames = iteration * each
-            yield Point(
-                frames=frames, seconds=seconds, grad_samples=frames * settings.epochs, success=success,
-                taught=taught,
-            )  # fmt: skip
-            if success >= TARGET * taught:
-                return
+    for point in theirs(config, budget.settings, lambda frames, _: frames % budget.every == 0):
+        yield point
+        if point.success >= TARGET * point.taught or point.frames + budget.every > budget.frames:
+            return
 
 
 def _row(points: Iterator[Point]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from tests.unit.teacher_samples import obs_specs
 
 TINY = Effort(
     repeats=2, worlds=2, num_envs=2, compared=2, pixels=32, slices=128, burst_s=0.0, control_steps=3,
-    gradient_steps=5, is_cold=False,
+    gradient_steps=5, race_rounds=1, is_cold=False,
 )  # fmt: skip
 OPENGL_BARS = {
     "depth, scatter, beside OpenGL": 80, "depth, room, beside OpenGL": 80,
@@ -51,6 +51,8 @@ DISTILL_UNITS = {
     "learn, one student, each as it comes": "us/frame", "learn, one student, both in float32": "us/frame",
     "learn, one student, both in bfloat16": "us/frame", "learn, rsl_rl with its own CNNModel": "us/frame",
     "round, one student, each as it comes": "us/sample", "round, one student, both in float32": "us/sample",
+    "failures of a student after equal frames": "failures",
+    "failures of a student after equal seconds": "failures",
 }  # fmt: skip
 FIELDS = {"name", "ours", "peer", "peer_name", "ratio", "unit", "gate"}
 WITHOUT_GL = {**os.environ, "MUJOCO_GL": "disable"}
@@ -125,6 +127,7 @@ def test_a_student_that_learns_from_other_weights_fails_the_gate_of_distill(tmp_
         return student
 
     monkeypatch.setattr(distill._Ours, "copied", altered)
+    monkeypatch.setattr(distill.race, "rows", lambda effort: ())
     with pytest.raises(RuntimeError, match="so no comparison: learn, one student, each as it comes, learn, "):
         measured("distill", tmp_path / "rows.json")
 
