@@ -123,7 +123,7 @@ def begin_as(student: StudentModule, config: DistillConfig, env: VecEnv) -> None
     check_contract(saved["contract"], env, f"the student of baseline={run.path}")
     for what, now, then in (
         ("groups and cameras", student_inputs(config), student_inputs(before)),
-        ("estimated terms", estimated_terms(config), estimated_terms(before)),
+        ("estimated terms (of loss=[…,estimate])", estimated_terms(config), estimated_terms(before)),
         ("student.blend", config.student.blend, before.student.blend or config.student.blend),
     ):
         if now != then:
