@@ -103,6 +103,7 @@ def test_collect_moves_and_sees_as_a_plain_loop_does(opengl, tmp_path):
         assert row["ours_steps_per_s"] == pytest.approx(1e6 / row["ours"])
 
 
+@pytest.mark.slow
 def test_distill_learns_the_same_from_the_same_frames_as_rsl_rl_does(tmp_path):
     rows = measured("distill", tmp_path / "rows.json")["rows"]
     assert {row["name"]: row["unit"] for row in rows} == DISTILL_UNITS

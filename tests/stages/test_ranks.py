@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from robokd import UserError
+from robokd.cli import main
+from robokd.learn import ranks
+from robokd.learn.dataset import own_part
 from robokd.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +68,15 @@ def test_two_processes_end_as_one_does(way, tmp_path):
     assert [one.read_summary()[name] for name in costs] == [two.read_summary()[name] for name in costs]
 
 
-def test_what_cannot_be_shared_is_refused(tmp_path):
-    done = run(2, ["distill", *WORDS, *WAYS["dagger by priority"], "num_envs=15"], tmp_path)
-    assert "num_envs=15 cannot be shared by 2 processes: it must be a multiple" in done.stderr
-    done = run(2, ["teach", *WORDS[:2]], tmp_path)
-    assert "torchrun has started 2 processes; only distill can share its work" in done.stderr
-    assert "this is a fault of robokd" not in done.stderr
+def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    with pytest.raises(UserError, match="num_envs=15 cannot be shared by 2 processes: it must be a multiple"):
+        ranks.share(15, "num_envs")
+    with pytest.raises(UserError, match="a batch of 1 rows cannot be shared by 2 processes"):
+        own_part(1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["teach", "task=reach", f"runs={tmp_path}"]) == 2
+    assert "torchrun has started 2 processes; only distill can share its work" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    with pytest.raises(UserError, match="all must run on one: --nnodes=1"):
+        ranks.join("cpu")

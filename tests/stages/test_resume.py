@@ -18,7 +18,7 @@ from tests.conftest import TINY
 
 LONGER = {
     "teach": ["teacher.iterations=40"],
-    "distill": ["dagger.rounds=80", "dagger.capacity=200"],  # so small that old rows are written over
+    "distill": ["dagger.rounds=44", "dagger.capacity=200"],  # so small that old rows are written over
     "refine": ["teacher.iterations=24"],
 }
 PATIENCE_S = 120
@@ -91,7 +91,7 @@ def test_a_run_killed_with_kill_9_resumes_bit_for_bit(stage, more, chain, tmp_pa
     _check_resume(lambda root: [*_words(stage, chain, root), *more], tmp_path)
 
 
-@pytest.mark.parametrize("more", [TAUGHT, ITS_OWN_TEACHER])
+@pytest.mark.parametrize("more", [pytest.param(TAUGHT, marks=pytest.mark.slow), ITS_OWN_TEACHER])
 def test_a_student_that_learns_from_reward_resumes_bit_for_bit(more, tmp_path):
     pytest.importorskip("mujoco")
     _check_resume(lambda root: [*REINFORCED, *more, f"runs={root}"], tmp_path)
