@@ -72,7 +72,8 @@ def test_a_path_without_a_run_names_the_runs_nearby(fresh, tmp_path, monkeypatch
         Run.open(fresh.path.parent / "nothing")
     with pytest.raises(UserError, match=f"not a run .* Runs in .*: {fresh.path.name}"):
         Run.open(fresh.path.parent)
-    monkeypatch.chdir(tmp_path)  # runs of the folder that one works in are told too
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")  # runs of the folder that one works in are told too
     with pytest.raises(UserError, match="There are no runs"):
         Run.open(tmp_path / "empty" / "x")
 
