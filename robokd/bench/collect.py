@@ -22,6 +22,7 @@ from robokd import UserError
 from robokd.bench import agreement
 from robokd.bench.opengl import OpenGl, check_opengl
 from robokd.bench.rays import Rays
+from robokd.bench.render import picture
 from robokd.bench.row import Effort, Gate, LeftOut, Measure, Row, in_turn, per
 from robokd.draws import Draws
 from robokd.env.base import Setup
@@ -225,8 +226,7 @@ def _agreement(effort: Effort) -> tuple[Measure, ...]:
             loop.advance(ctrl)
     apart = np.abs(env.sim.get("qpos").numpy() - np.stack([loop.data.qpos for loop in plain]))[is_going]
     camera = env.camera_specs[CAMERA]
-    ours = np.empty((env.num_envs, *camera.shape), np.float32)
-    RasterCfg().build(env.sim, [camera], threads=1).render(env.sim, [camera], {CAMERA: ours})
+    ours = picture(env.sim, camera)
     depth = np.stack([loop.picture() for loop in plain])
     _, is_flat = Rays(env.sim, camera).pictures()
     for loop in plain:

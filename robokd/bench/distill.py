@@ -30,9 +30,9 @@ from robokd.config import compose
 from robokd.env.base import TaskEnv
 from robokd.learn.dagger import Dagger
 from robokd.learn.dataset import FRESH, LABEL
-from robokd.learn.instructor import open_teacher, teacher_inputs
-from robokd.learn.pupil import build_student, student_inputs
-from robokd.learn.stage import begin, build_env
+from robokd.learn.instructor import open_teacher, training_env
+from robokd.learn.pupil import build_student
+from robokd.learn.stage import begin
 from robokd.nets.cnn import KeypointEncoder
 from robokd.nets.pictures import picture
 from robokd.run import Run
@@ -98,7 +98,7 @@ class _Ours:
             f"dagger.capacity={effort.num_envs * effort.gradient_steps}", f"num_envs={effort.num_envs}",
             f"seed={effort.seed}", "threads=1", *precision.words,
         ])  # fmt: skip
-        self.env = self.environment()
+        self.env = training_env(self.config)
         self.teacher = open_teacher(self.config, self.env)
         torch.manual_seed(effort.seed)
         student = build_student(self.config, self.env)
@@ -108,13 +108,6 @@ class _Ours:
         self.engine = Dagger(self.config, self.env, self.student, self.teacher)
         self.engine.run = run
         self.rate = self.config.dagger.learning_rate.begin
-
-    def environment(self) -> TaskEnv:
-        """Return fresh worlds."""
-        known = build_env(self.config, (), "train", num_envs=1)
-        groups = dict.fromkeys((*student_inputs(self.config), *teacher_inputs(self.config, known.task)))
-        known.close()
-        return build_env(self.config, tuple(groups), "train")
 
     def collect(self) -> None:
         """Act, label and store a round."""
@@ -198,7 +191,7 @@ def _timed(
 def _round_row(name: str, ours: _Ours, effort: Effort) -> Row:
     """Measure acting, labelling, storing and learning, at equal frames and gradient steps."""
     student = peer.PeerStudent(ours.copied(), effort.num_envs)
-    with closing(ours.environment()) as env:
+    with closing(training_env(ours.config)) as env:
         obs = env.get_observations()
         algorithm = ours.peer(student, obs, steps=ours.steps, epochs=effort.gradient_steps // ours.steps)
         gate = Gate(name="the same frames, labels, loss and gradient", measures=_begun(ours, algorithm, env))

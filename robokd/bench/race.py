@@ -8,6 +8,7 @@ is, so its student has no estimate; ours keeps its defaults.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +18,13 @@ from robokd.bench import peer
 from robokd.bench.row import Effort, Gate, Measure, Row
 from robokd.config import DistillConfig, compose
 from robokd.learn.dagger import distill
-from robokd.learn.instructor import open_teacher, teacher_inputs
-from robokd.learn.pupil import build_student, student_inputs
-from robokd.learn.rollout import rollout
-from robokd.learn.stage import begin, build_env
+from robokd.learn.instructor import open_teacher, teacher_outcomes, training_env, validation
+from robokd.learn.pupil import build_student
+from robokd.learn.stage import begin
 from robokd.run import Run
-from robokd.students.base import StudentPolicy
 
 WORDS = ("task=reach", "cameras=[front,wrist]", "teacher=scripted", "threads=1", "dagger.stop_retention=9")
-FRAMES_APART, SECONDS_APART = 0.1, 0.1  # relative; a side stops with a round
+APART = 0.1  # of frames or seconds, relative: a side stops with a round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +48,10 @@ class Peer:
     learning_rate: float = 1e-3
 
 
-def ours(run: Run, taught: float) -> Iterator[Point]:
+def ours(run: Run) -> Iterator[Point]:
     """Read the curve of a distillation that has ended."""
     seconds, total = 0.0, run.read_summary()
-    each = total["grad_samples"] / total["rounds"]
+    taught, each = total["teacher_validation_success"], total["grad_samples"] / total["rounds"]
     for line in run.metrics():
         seconds += (line["time/collect_s"] or 0.0) + (line["time/learn_s"] or 0.0)
         success = line.get("validation/success")
@@ -64,15 +63,10 @@ def ours(run: Run, taught: float) -> Iterator[Point]:
 def theirs(config: DistillConfig, settings: Peer, looks: Callable[[int, float], bool]) -> Iterator[Point]:
     """Run rsl_rl's learner for ever; yield a point after each iteration where it `looks(frames, seconds)`."""
     begin(config.seed, config.threads)
-    known = build_env(config, (), "train", num_envs=1)
-    teacher_groups, student_groups = teacher_inputs(config, known.task), student_inputs(config)
-    known.close()
-    env = build_env(config, tuple(dict.fromkeys((*student_groups, *teacher_groups))), "train")
+    env = training_env(config)
     teacher, student = open_teacher(config, env), build_student(config, env)
-    count = config.dagger.evaluate_episodes
-    validation = build_env(config, student_groups, "validation", num_envs=count)
-    reference = build_env(config, teacher_groups, "validation", num_envs=count)
-    taught = rollout(reference, teacher, count).success.mean().item()
+    validate = validation(config, student)
+    taught = teacher_outcomes(config, teacher).success.mean().item()
     algorithm = peer.distillation(
         peer.PeerStudent(student, env.num_envs), teacher, env.get_observations(), actions=env.num_actions,
         steps=settings.steps, epochs=settings.epochs, gradient_length=settings.gradient_length,
@@ -87,7 +81,7 @@ def theirs(config: DistillConfig, settings: Peer, looks: Callable[[int, float], 
         frames += settings.steps * env.num_envs
         if looks(frames, seconds):
             algorithm.eval_mode()
-            success = rollout(validation, StudentPolicy(student, count), count).success.mean().item()
+            success = validate().success.mean().item()
             algorithm.train_mode()
             yield Point(
                 frames=frames, seconds=seconds, grad_samples=frames * settings.epochs, success=success,
@@ -104,24 +98,21 @@ def rows(effort: Effort) -> Iterator[Row]:
             f"dagger.evaluate_every={rounds}", f"dagger.evaluate_episodes={min(effort.num_envs, 128)}",
             f"runs={folder}",
         ]  # fmt: skip
-        made = Run.open(distill(compose("distill", words)).parent)
-        (end,) = ours(made, made.read_summary()["teacher_validation_success"])
+        (end,) = ours(Run.open(distill(compose("distill", words)).parent))
     steps = 1 if effort.num_envs < 256 else Peer.steps  # of a small one the gates would be coarse
     settings = dataclasses.replace(Peer(), steps=steps, gradient_length=min(steps, Peer.gradient_length))
     config = compose("distill", [*words, "loss=[action_mse]"])
-    wanted = [
-        ("frames", lambda point: point.frames, FRAMES_APART),
-        ("seconds", lambda point: point.seconds, SECONDS_APART),
-    ]
-    for name, cost, apart in wanted:
-        limit = cost(end)
-        index = 0 if name == "frames" else 1
-        found = next(theirs(config, settings, lambda *spent, i=index, most=limit: spent[i] >= most))
+    # one run, looked at where it has had as many frames and where it has had as many seconds
+    looks = itertools.tee(theirs(config, settings, _passes(end)))
+    for name, points in zip(("frames", "seconds"), looks, strict=True):
+        limit = getattr(end, name)
+        found = next(point for point in points if getattr(point, name) >= limit)
+        apart = getattr(found, name) / limit - 1
         measures = (
             Measure(
                 name="difference of the teachers' success", value=abs(found.taught - end.taught), limit=0.0
             ),
-            Measure(name=f"relative difference of {name}", value=cost(found) / limit - 1, limit=apart),
+            Measure(name=f"relative difference of {name}", value=apart, limit=APART),
         )
         yield Row(
             name=f"failures of a student after equal {name}", unit="failures",
@@ -130,6 +121,19 @@ def rows(effort: Effort) -> Iterator[Row]:
             gate=Gate(name=f"the same teacher, equal {name}", measures=measures),
             ours_all=(_failures(end, config),), peer_all=(_failures(found, config),),
         )  # fmt: skip
+
+
+def _passes(end: Point) -> Callable[[int, float], bool]:
+    """Return what tells whether (frames, seconds) are the first to reach those of `end`, in either."""
+    before = {(False, False)}
+
+    def looks(frames: int, seconds: float) -> bool:
+        now = (frames >= end.frames, seconds >= end.seconds)
+        is_first = now not in before
+        before.add(now)
+        return is_first
+
+    return looks
 
 
 def _failures(point: Point, config: DistillConfig) -> float:

@@ -75,10 +75,7 @@ class _Scene:
 
 def picture(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> np.ndarray:
     """Return pictures (N, C, H, W) of ours, or of another renderer: depth in m, colour, geoms."""
-    renderer = (cfg or RasterCfg()).build(sim, [camera], threads=1)
-    out = np.empty((sim.num_envs, *camera.shape), np.float32 if camera.is_depth else camera.dtype)
-    renderer.render(sim, [camera], {camera.name: out})
-    return out
+    return _drawing(sim, camera, cfg)()
 
 
 def _beside_opengl(name: str, scene: _Scene, camera: str, bar: float | None, effort: Effort) -> Row:
@@ -157,8 +154,13 @@ def _carried(scene: _Scene, effort: Effort) -> Row:
     )  # fmt: skip
 
 
-def _drawing(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> Callable[[], None]:
+def _drawing(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> Callable[[], np.ndarray]:
     """Return what draws all worlds once, ours if cfg says no other; depth in m, as the peers give it."""
     renderer = (cfg or RasterCfg()).build(sim, [camera], threads=1)
     out = np.empty((sim.num_envs, *camera.shape), np.float32 if camera.is_depth else camera.dtype)
-    return lambda: renderer.render(sim, [camera], {camera.name: out})
+
+    def draw() -> np.ndarray:
+        renderer.render(sim, [camera], {camera.name: out})
+        return out
+
+    return draw

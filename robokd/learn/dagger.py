@@ -25,14 +25,14 @@ from robokd.env.base import VecEnv, contract
 from robokd.learn import ranks
 from robokd.learn.acting import executed
 from robokd.learn.dataset import EPISODE, FRESH, LABEL, DataSet, own_part, rows_of, seen
-from robokd.learn.instructor import cast, parents, teacher_inputs, teacher_outcomes
+from robokd.learn.instructor import cast, parents, teacher_outcomes, training_env, validation
 from robokd.learn.lesson import Lesson, moved
 from robokd.learn.means import Means
 from robokd.learn.objective import Objective
-from robokd.learn.pupil import estimated_terms, row_length, student_inputs, target_slices
-from robokd.learn.reinforcement import Reinforcement, critic_groups, explored
-from robokd.learn.rollout import Outcomes, rollout
-from robokd.learn.stage import begin, build_env, create_run, shared_fields
+from robokd.learn.pupil import row_length, target_slices
+from robokd.learn.reinforcement import Reinforcement, explored
+from robokd.learn.rollout import Outcomes
+from robokd.learn.stage import begin, create_run, shared_fields
 from robokd.progress import Progress
 from robokd.run import Run
 from robokd.students.base import StudentModule, StudentPolicy
@@ -54,28 +54,16 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     """Distil the parent's teacher into a student and return the path of its summary."""
     ranks.join(config.device)
     begin(config.seed, config.threads, alone=False)
-    known = build_env(config, (), "train", num_envs=1)
-    teacher_groups, student_groups = teacher_inputs(config, known.task), student_inputs(config)
-    target_groups = [group for group, _ in target_slices(known, estimated_terms(config)).values()]
-    known.close()
-    objective = Objective(config.loss)
-    reads = critic_groups(config.rl, known) if objective.is_reinforced else ()
-    groups = dict.fromkeys((*student_groups, *teacher_groups, *target_groups, *reads))
-    env = build_env(config, tuple(groups), "train")
-    student, teacher = cast(config, env, objective)
-    objective.check(student, teacher)
-    row_length(config.dagger, student)  # what cannot be learned is refused before a run is begun
-    count = config.dagger.evaluate_episodes
-    validation = build_env(config, student_groups, "validation", num_envs=count)
-    engine = Dagger(config, env, student, teacher)
+    env = training_env(config)
+    student, teacher = cast(config, env)
+    validate = validation(config, student)
+    engine = Dagger(config, env, student, teacher)  # what cannot be learned is refused before a run is begun
     if resume is None and engine.rewards is None:
         engine.data.check_room(config.runs, engine.example(), config.device)
     run = resume or Run.open(ranks.first(lambda: create_run(config, "distill", parents(config)).path))
     env.failures, engine.run = run.path / "failures", run
-    taught = ranks.first(lambda: teacher_outcomes(config, teacher, teacher_groups))
-    totals = engine.train(
-        lambda: rollout(validation, StudentPolicy(student, count), count), taught.success.mean().item()
-    )
+    taught = ranks.first(lambda: teacher_outcomes(config, teacher))
+    totals = engine.train(validate, taught.success.mean().item())
     if teacher.sha256() != engine.teacher_sha256:
         raise RuntimeError("the teacher changed while it was distilled")
     parameters = sum(value.numel() for value in student.parameters())
@@ -276,9 +264,10 @@ class Dagger:
         is_warm = number >= rewards.settings.critic_warmup
         means = Means()
         self.student.train()
-        with torch.no_grad():
-            parts = rows.split(-(-len(rows) // rewards.settings.mini_batches))
-            before = [self.lesson.before(part) for part in parts]
+        if is_warm:
+            with torch.no_grad():
+                parts = rows.split(-(-len(rows) // rewards.settings.mini_batches))
+                before = [self.lesson.before(part) for part in parts]
             rows.update({name: torch.cat([one[name] for one in before]) for name in before[0]})
         for _ in range(rewards.settings.epochs):
             distance, count = torch.zeros(()), 0

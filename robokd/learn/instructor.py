@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from robokd import UserError
 from robokd.config import load
-from robokd.env.base import Task, VecEnv
-from robokd.learn.pupil import begin_as, build_student
+from robokd.env.base import Task, TaskEnv, VecEnv
+from robokd.learn.objective import Objective
+from robokd.learn.pupil import begin_as, build_student, estimated_terms, student_inputs, target_slices
+from robokd.learn.reinforcement import critic_groups
 from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.stage import build_env
 from robokd.learn.teach import load_teacher
@@ -17,8 +19,9 @@ from robokd.teachers.parent import ParentCfg
 from robokd.teachers.twin import TwinCfg, TwinTeacher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from robokd.config import DistillConfig
-    from robokd.learn.objective import Objective
     from robokd.teachers.base import Teacher
 
 
@@ -35,6 +38,17 @@ def teacher_inputs(config: DistillConfig, task: Task) -> tuple[str, ...]:
     return config.teacher.reads(task)
 
 
+def training_env(config: DistillConfig) -> TaskEnv:
+    """Return the environments to learn in, with all that student, teacher, losses and critic read."""
+    known = build_env(config, (), "train", num_envs=1)
+    groups = [*student_inputs(config), *teacher_inputs(config, known.task)]
+    groups += [group for group, _ in target_slices(known, estimated_terms(config)).values()]
+    known.close()
+    if Objective(config.loss).is_reinforced:
+        groups += critic_groups(config.rl, known)
+    return build_env(config, tuple(dict.fromkeys(groups)), "train")
+
+
 def open_teacher(config: DistillConfig, env: VecEnv) -> Teacher:
     """Return the frozen teacher, refused if env is not what it was made for."""
     if isinstance(config.teacher, TwinCfg):
@@ -44,8 +58,12 @@ def open_teacher(config: DistillConfig, env: VecEnv) -> Teacher:
     return config.teacher.open(env)
 
 
-def cast(config: DistillConfig, env: VecEnv, objective: Objective) -> tuple[StudentModule, Teacher]:
-    """Return the student, which begins afresh or as the baseline, and who teaches it."""
+def cast(config: DistillConfig, env: VecEnv) -> tuple[StudentModule, Teacher]:
+    """Return the student, which begins afresh or as the baseline, and who teaches it.
+
+    UserError for a loss that reads what they do not say.
+    """
+    objective = Objective(config.loss)
     teacher: Teacher
     if isinstance(config.teacher, TwinCfg):
         student = build_student(config, env)
@@ -55,6 +73,7 @@ def cast(config: DistillConfig, env: VecEnv, objective: Objective) -> tuple[Stud
         student = build_student(config, env, latent_size(objective, teacher, env))
     if config.baseline:
         begin_as(student, config, env)
+    objective.check(student, teacher)
     return student, teacher
 
 
@@ -67,9 +86,16 @@ def latent_size(objective: Objective, teacher: Teacher, env: VecEnv) -> int:
     return latent.shape[-1]
 
 
-def teacher_outcomes(config: DistillConfig, teacher: Teacher, groups: tuple[str, ...]) -> Outcomes:
+def teacher_outcomes(config: DistillConfig, teacher: Teacher) -> Outcomes:
     """Return how the teacher does on the validation episodes; a twin is yet to learn: it ought to succeed."""
     count = config.dagger.evaluate_episodes
     if isinstance(teacher, TwinTeacher):
         return Outcomes.ideal(count)
-    return rollout(build_env(config, groups, "validation", num_envs=count), teacher, count)
+    return rollout(build_env(config, teacher.inputs, "validation", num_envs=count), teacher, count)
+
+
+def validation(config: DistillConfig, student: StudentModule) -> Callable[[], Outcomes]:
+    """Return what finds how the student, as it then is, does on the validation episodes."""
+    count = config.dagger.evaluate_episodes
+    env = build_env(config, student.inputs, "validation", num_envs=count)
+    return lambda: rollout(env, StudentPolicy(student, count), count)

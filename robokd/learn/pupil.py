@@ -18,13 +18,7 @@ if TYPE_CHECKING:
     from robokd.learning import DaggerConfig
 
 IN_A_ROW = 16  # steps of a sequence, for a student that remembers or plans ahead
-NEW_HEADS = (
-    "spread",
-    "critic.",
-    "second.",
-    "hint.",
-    "branches.",
-)  # which a baseline may lack
+NEW_HEADS = ("spread", "critic.", "second.", "hint.", "branches.")  # which a baseline may lack
 
 
 def student_inputs(config: DistillConfig) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ Source: Huber (1964), eq. 4. Shapes: B samples, T steps, A action dimensions.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn import functional
 
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.registry import register
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -28,8 +27,7 @@ class ActionHuberCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.delta < math.inf:
-            raise ValueError(f"loss.action_huber.delta must be > 0, got {self.delta}")
+        check_positive("loss.action_huber.delta", self.delta)
 
     def build(self) -> DistillLoss:
         """Return the loss."""

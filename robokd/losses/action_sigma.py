@@ -8,7 +8,6 @@ Shapes: B samples, T steps, A action dimensions.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -17,7 +16,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.registry import register
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -43,8 +42,7 @@ class ActionSigmaCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.floor < math.inf:
-            raise ValueError(f"loss.action_sigma.floor must be > 0 action units, got {self.floor}")
+        check_positive("loss.action_sigma.floor", self.floor, "action units")
 
     def build(self) -> DistillLoss:
         """Return the loss."""

@@ -61,3 +61,9 @@ class LossCfg:
     def build(self) -> DistillLoss:
         """Return the loss."""
         raise NotImplementedError
+
+
+def check_positive(key: str, value: float, unit: str = "") -> None:
+    """Raise ValueError, naming the key, for a value that is not positive and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{key} must be > 0{unit and f' {unit}'}, got {value}")

@@ -15,7 +15,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.registry import register
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -41,8 +41,7 @@ class EntropyCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.floor < math.inf:
-            raise ValueError(f"loss.entropy.floor must be > 0 action units, got {self.floor}")
+        check_positive("loss.entropy.floor", self.floor, "action units")
 
     def build(self) -> DistillLoss:
         """Return the loss."""

@@ -6,7 +6,6 @@ Shapes: B samples, T steps.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -15,7 +14,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.registry import register
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -33,8 +32,7 @@ class EstimateCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.scale_m < math.inf:
-            raise ValueError(f"loss.estimate.scale_m must be > 0 m, got {self.scale_m}")
+        check_positive("loss.estimate.scale_m", self.scale_m, "m")
         if not self.terms:
             raise ValueError("loss.estimate.terms must name at least one privileged term, got none")
 

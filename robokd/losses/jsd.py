@@ -17,7 +17,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.registry import register
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -54,8 +54,7 @@ class JsdCfg(LossCfg):
                 f"loss.jsd.beta must be > 0 and < 1, got {self.beta}; at 0 and 1 it is the loss kl, "
                 "direction=forward and direction=reverse"
             )
-        if not 0 < self.floor < math.inf:
-            raise ValueError(f"loss.jsd.floor must be > 0 action units, got {self.floor}")
+        check_positive("loss.jsd.floor", self.floor, "action units")
 
     def build(self) -> DistillLoss:
         """Return the loss."""

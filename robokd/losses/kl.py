@@ -7,7 +7,6 @@ Shapes: B samples, T steps, A action dimensions.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -16,7 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.registry import register, unknown
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -50,8 +49,7 @@ class KlCfg(LossCfg):
         super().__post_init__()
         if self.direction not in DIRECTIONS:
             raise UserError(f"loss.kl.direction: {unknown('direction', self.direction, DIRECTIONS)}")
-        if not 0 < self.floor < math.inf:
-            raise ValueError(f"loss.kl.floor must be > 0 action units, got {self.floor}")
+        check_positive("loss.kl.floor", self.floor, "action units")
 
     def build(self) -> DistillLoss:
         """Return the loss."""

@@ -17,7 +17,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.losses.kl import divergence
 from robokd.registry import register, unknown
 from robokd.students.base import StudentOutput
@@ -49,8 +49,7 @@ class MixtureCfg(LossCfg):
         super().__post_init__()
         if self.direction not in DIRECTIONS:
             raise UserError(f"loss.mixture.direction: {unknown('direction', self.direction, DIRECTIONS)}")
-        if not 0 < self.floor < math.inf:
-            raise ValueError(f"loss.mixture.floor must be > 0 action units, got {self.floor}")
+        check_positive("loss.mixture.floor", self.floor, "action units")
 
     def build(self) -> DistillLoss:
         """Return the loss."""

@@ -15,7 +15,7 @@ from typing import ClassVar
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.registry import register
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -40,8 +40,7 @@ class NllCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.floor < math.inf:
-            raise ValueError(f"loss.nll.floor must be > 0 action units, got {self.floor}")
+        check_positive("loss.nll.floor", self.floor, "action units")
 
     def build(self) -> DistillLoss:
         """Return the loss."""

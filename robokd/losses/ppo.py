@@ -5,7 +5,6 @@ Source: Schulman et al. (2017), eq. 7. Shapes: B samples, T steps, A action dime
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -13,7 +12,7 @@ from typing import ClassVar
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd.losses.base import ACTED, ADVANTAGE, LOG_PROB, SENT, DistillLoss, LossCfg
+from robokd.losses.base import ACTED, ADVANTAGE, LOG_PROB, SENT, DistillLoss, LossCfg, check_positive
 from robokd.registry import register
 from robokd.students.base import StudentOutput, log_likelihood
 from robokd.teachers.base import TeacherOutput
@@ -41,8 +40,7 @@ class PpoLossCfg(LossCfg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.clip < math.inf:
-            raise ValueError(f"loss.ppo.clip must be > 0, got {self.clip}")
+        check_positive("loss.ppo.clip", self.clip)
 
     def build(self) -> DistillLoss:
         """Return the loss."""

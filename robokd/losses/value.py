@@ -7,7 +7,6 @@ PPO's clip around the old value, which a replay buffer does not have. Shapes: B 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robokd import UserError
-from robokd.losses.base import DistillLoss, LossCfg
+from robokd.losses.base import DistillLoss, LossCfg, check_positive
 from robokd.registry import register, unknown
 from robokd.students.base import StudentOutput
 from robokd.teachers.base import TeacherOutput
@@ -49,8 +48,7 @@ class ValueCfg(LossCfg):
         super().__post_init__()
         if self.form not in FORMS:
             raise UserError(f"loss.value.form: {unknown('form', self.form, FORMS)}")
-        if not 0 < self.delta < math.inf:
-            raise ValueError(f"loss.value.delta must be > 0, got {self.delta}")
+        check_positive("loss.value.delta", self.delta)
 
     def build(self) -> DistillLoss:
         """Return the loss."""

@@ -9,17 +9,13 @@ Success on test episodes and the environment steps that training took, of imitat
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
-from robokd import registry
 from robokd.config import compose
-from robokd.evaluate import evaluate
-from robokd.files import read_json, to_json, write_atomic
+from robokd.files import read_json
 from robokd.learn.dagger import distill
-from robokd.run import Run
+from tests.evidence.table import Row, by_way, fill, tested
 
-PLUGIN = "tests.worlds.hidden_goal"
 SEEDS, EPISODES = range(5), 512
 ALONE, FALLS = "dagger.acting.share=0", ["begin=0.3", "end=0", "over=15"]
 WAYS = {
@@ -33,33 +29,30 @@ WAYS = {
     "twin": ["teacher=twin", "loss=[ppo,kl]", "loss.kl.direction=reverse", "dagger.acting.share=0.5"],
 }  # fmt: skip
 WORDS = (
-    "task=hidden_goal", "task.wrong_cost=3", "student=mlp", "student.gaussian=true", "student.initial_std=1",
-    "cameras=[]", "dagger.rounds=60", "dagger.steps_per_round=24", "dagger.evaluate_every=5", "threads=1",
+    "plugins=[tests.worlds.hidden_goal]", "task=hidden_goal", "task.wrong_cost=3", "student=mlp",
+    "student.gaussian=true", "student.initial_std=1", "cameras=[]", "dagger.rounds=60",
+    "dagger.steps_per_round=24", "dagger.evaluate_every=5", "threads=1",
 )  # fmt: skip
 
 
 def found(way: str, seed: int, runs: Path) -> dict[str, float]:
     """Distil and return the success on test episodes, and what it took."""
-    registry.load_plugins([PLUGIN])
     made = distill(compose("distill", [*WORDS, *WAYS[way], f"seed={seed}", f"runs={runs}"]))
-    asked = [f"run={made.parent}", f"episodes={EPISODES}", "ablations=false", f"runs={runs}", f"seed={seed}"]
-    judged = read_json(evaluate(compose("evaluate", asked, Run.open(made.parent).config)))
-    cost = read_json(made)
+    judged, cost = tested(made, seed, f"episodes={EPISODES}"), read_json(made)
     spaces = {space: judged[space]["rate"] for space in ("seen", "unseen", "unseen_all")}
     return {**spaces, "training_env_steps": cost["training_env_steps"], "wall_s": cost["wall_s"]}
 
 
+def about(rows: list[Row]) -> Row:
+    """Return what stands before the rows."""
+    rates = {way: sorted(values) for way, values in by_way(rows, "seen").items()}
+    return {"episodes": EPISODES, "success_by_seed": rates}
+
+
 def main(out: str) -> None:
     """Write all seeds of all ways, as they come."""
-    rows = []
-    for seed in SEEDS:
-        for way in WAYS:
-            with tempfile.TemporaryDirectory() as runs:
-                rows.append({"way": way, "seed": seed, **found(way, seed, Path(runs))})
-            print(rows[-1], flush=True)
-            rates = {one: sorted(row["seen"] for row in rows if row["way"] == one) for one in WAYS}
-            told = {"command": f"python -m tests.evidence.hidden_goal {out}", "episodes": EPISODES}
-            write_atomic(Path(out), to_json({**told, "success_by_seed": rates, "rows": rows}))
+    cells = [(way, seed) for seed in SEEDS for way in WAYS]
+    fill(out, f"python -m tests.evidence.hidden_goal {out}", cells, found, about=about)
 
 
 if __name__ == "__main__":

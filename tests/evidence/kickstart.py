@@ -11,20 +11,16 @@ also imitates moves far at first, so that its rate is fixed. Source: Schmitt et 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from robokd import registry
 from robokd.config import compose, load
-from robokd.files import to_json, write_atomic
 from robokd.learn.dagger import distill
-from robokd.learn.instructor import open_teacher, teacher_inputs
-from robokd.learn.rollout import rollout
+from robokd.learn.instructor import open_teacher, teacher_outcomes
 from robokd.learn.stage import build_env
 from robokd.run import Run
+from tests.evidence.table import fill
 
-PLUGIN = "tests.worlds.reach_shown"
 SEEDS = range(5)
 BOTH = ["loss=[ppo,action_mse]", "rl.desired_kl=0", "rl.learning_rate=1e-3", "rl.mini_batches=16"]
 RATE, FALLS = "loss.action_mse.anneal", ["begin=30", "end=0", "over=12"]
@@ -34,23 +30,20 @@ WAYS = {
     "teacher annealed": [*BOTH, *(f"{RATE}.{word}" for word in FALLS), "dagger.rounds=36"],
 }
 WORDS = (
-    "task=reach_shown", "task.script_share=0.33", "teacher=scripted", "student=mlp", "student.gaussian=true",
-    "student.initial_std=0.5", "cameras=[]", "groups=[proprio,goal]", "threads=1", "dagger.acting.share=0",
-    "dagger.steps_per_round=24", "dagger.evaluate_every=2", "dagger.evaluate_episodes=256",
-    "dagger.stop_retention=9", "dagger.checkpoint_every=60",
+    "plugins=[tests.worlds.reach_shown]", "task=reach_shown", "task.script_share=0.33", "teacher=scripted",
+    "student=mlp", "student.gaussian=true", "student.initial_std=0.5", "cameras=[]", "groups=[proprio,goal]",
+    "threads=1", "dagger.acting.share=0", "dagger.steps_per_round=24", "dagger.evaluate_every=2",
+    "dagger.evaluate_episodes=256", "dagger.stop_retention=9", "dagger.checkpoint_every=60",
 )  # fmt: skip
 
 
 def found(way: str, seed: int, runs: Path) -> dict[str, Any]:
     """Distil and return the curve of validation returns, and when it met the teacher's."""
-    registry.load_plugins([PLUGIN])
     made = distill(compose("distill", [*WORDS, *WAYS[way], f"seed={seed}", f"runs={runs}"]))
     run = Run.open(made.parent)
     config = load("distill", run.config)
-    known = build_env(config, (), "train", num_envs=1)
-    count = config.dagger.evaluate_episodes
-    env = build_env(config, teacher_inputs(config, known.task), "validation", num_envs=count)
-    taught = rollout(env, open_teacher(config, env), count).returns.mean().item()
+    teacher = open_teacher(config, build_env(config, (), "train", num_envs=1))
+    taught = teacher_outcomes(config, teacher).returns.mean().item()
     key = "validation/return"
     curve = [(round(line["frames"] or 0), line[key]) for line in run.metrics() if line.get(key) is not None]
     met = next((steps for steps, value in curve if value >= taught), None)
@@ -60,14 +53,8 @@ def found(way: str, seed: int, runs: Path) -> dict[str, Any]:
 
 def main(out: str) -> None:
     """Write all seeds of all ways, as they come."""
-    rows = []
-    for seed in SEEDS:
-        for way in WAYS:
-            with tempfile.TemporaryDirectory() as runs:
-                rows.append({"way": way, "seed": seed, **found(way, seed, Path(runs))})
-            print({name: value for name, value in rows[-1].items() if name != "curve"}, flush=True)
-            command = f"python -m tests.evidence.kickstart {out}"
-            write_atomic(Path(out), to_json({"command": command, "rows": rows}))
+    cells = [(way, seed) for seed in SEEDS for way in WAYS]
+    fill(out, f"python -m tests.evidence.kickstart {out}", cells, found)
 
 
 if __name__ == "__main__":

@@ -10,53 +10,41 @@ Source: Ross, Gordon, Bagnell (2011), whose bound for cloning grows with the squ
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
-from robokd import registry
 from robokd.config import compose
-from robokd.evaluate import evaluate
-from robokd.files import read_json, to_json, write_atomic
+from robokd.files import read_json
 from robokd.learn.dagger import distill
-from robokd.run import Run
+from tests.evidence.table import Row, fill, means, tested
 
-PLUGIN = "tests.worlds.double_pendulum"
 LABELS, SEEDS, EPISODES = 2400, range(5), 64
 WAYS = {
     "bc": ["dagger.acting.share=1"],
     "dagger": ["dagger.acting.share.after=0", "dagger.acting.share.over=2"],
 }
 WORDS = (
-    "task=double_pendulum", "sim.physics_dt=0.01", "teacher=scripted", "student=mlp", "cameras=[]",
-    "loss=[action_mse]", "num_envs=8", "dagger.rounds=10", "dagger.steps_per_round=30",
-    "dagger.gradient_steps=400", "dagger.validation_share=0", "dagger.evaluate_every=10",
-    "dagger.evaluate_episodes=32", "dagger.stop_retention=1",
+    "plugins=[tests.worlds.double_pendulum]", "task=double_pendulum", "sim.physics_dt=0.01",
+    "teacher=scripted", "student=mlp", "cameras=[]", "loss=[action_mse]", "num_envs=8", "dagger.rounds=10",
+    "dagger.steps_per_round=30", "dagger.gradient_steps=400", "dagger.validation_share=0",
+    "dagger.evaluate_every=10", "dagger.evaluate_episodes=32", "dagger.stop_retention=1",
 )  # fmt: skip
 
 
 def balanced(way: str, seed: int, runs: Path) -> dict[str, float]:
     """Distil and return the mean steps until the fall, of test episodes, and the labels that it took."""
-    registry.load_plugins([PLUGIN])
     made = distill(compose("distill", [*WORDS, *WAYS[way], f"seed={seed}", f"runs={runs}"]))
-    asked = [f"run={made.parent}", f"episodes={EPISODES}", "ablations=false", "spaces=[seen]"]
-    words = [*asked, f"runs={runs}", f"seed={seed}"]
-    found = read_json(evaluate(compose("evaluate", words, Run.open(made.parent).config)))
+    found = tested(made, seed, f"episodes={EPISODES}", "spaces=[seen]")
     return {"steps": found["steps_mean"], "labels": read_json(made)["teacher_labels"]}
 
 
 def main(out: str) -> None:
-    """Write all seeds of both ways."""
-    rows = []
-    for seed in SEEDS:
-        for way in WAYS:
-            with tempfile.TemporaryDirectory() as runs:
-                rows.append({"way": way, "seed": seed, **balanced(way, seed, Path(runs))})
-                print(rows[-1], flush=True)
-    means = {way: sum(r["steps"] for r in rows if r["way"] == way) / len(SEEDS) for way in WAYS}
-    command = f"python -m tests.evidence.pendulum {out}"
-    write_atomic(
-        Path(out), to_json({"command": command, "cap_steps": 500, "mean_steps": means, "rows": rows})
-    )
+    """Write all seeds of both ways, as they come."""
+    cells = [(way, seed) for seed in SEEDS for way in WAYS]
+
+    def about(rows: list[Row]) -> Row:
+        return {"cap_steps": 500, "mean_steps": means(rows, "steps")}
+
+    fill(out, f"python -m tests.evidence.pendulum {out}", cells, balanced, about=about)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ rsl_rl's learner has no loss for where the goal is, so its student has no estima
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from robokd.config import DistillConfig, compose
 from robokd.files import read_json, to_json, write_atomic
 from robokd.learn.dagger import distill
 from robokd.run import Run
+from tests.evidence.table import Row, fill
 
 TARGET = 0.9  # of the teacher's success
 CAMERAS, LONG = "cameras=[front,wrist]", ["dagger.rounds=25", "dagger.stop_retention=1"]
@@ -66,18 +67,16 @@ WAYS = (*OURS, *reversed(PEERS))  # what takes long comes last
 
 
 def measured(
-    parent: Run, way: str, seed: int, words: Sequence[str] = (), budget: Budget | None = None
-) -> dict[str, Any]:
-    """Return the row of a way; `words` and `budget` are for smaller ones than the full."""
-    with tempfile.TemporaryDirectory() as runs:
-        own = ["task=reach"] if "teacher=random" in OURS.get(way, ()) else [f"parent={parent.path}"]
-        said = [*own, CAMERAS, "threads=1", f"seed={seed}", f"runs={runs}", *OURS.get(way, ()), *words]
-        if way in PEERS:
-            config = compose("distill", [*said, "loss=[action_mse]"], parent.config)
-            return {"way": way, "seed": seed, **_row(_peer(config, budget or PEERS[way]))}
-        made = distill(compose("distill", said, parent.config))
-        taught = read_json(made)["teacher_validation_success"]
-        return {"way": way, "seed": seed, **_row(ours(Run.open(made.parent), taught))}
+    parent: Run, way: str, seed: int, runs: Path, words: Sequence[str] = (), budget: Budget | None = None
+) -> Row:
+    """Return the numbers of a way; `words` and `budget` are for smaller ones than the full."""
+    own = ["task=reach"] if "teacher=random" in OURS.get(way, ()) else [f"parent={parent.path}"]
+    said = [*own, CAMERAS, "threads=1", f"seed={seed}", f"runs={runs}", *OURS.get(way, ()), *words]
+    if way in PEERS:
+        config = compose("distill", [*said, "loss=[action_mse]"], parent.config)
+        return _row(_peer(config, budget or PEERS[way]))
+    made = distill(compose("distill", said, parent.config))
+    return _row(ours(Run.open(made.parent)))
 
 
 def _peer(config: DistillConfig, budget: Budget) -> Iterator[Point]:
@@ -88,7 +87,7 @@ def _peer(config: DistillConfig, budget: Budget) -> Iterator[Point]:
             return
 
 
-def _row(points: Iterator[Point]) -> dict[str, Any]:
+def _row(points: Iterator[Point]) -> Row:
     """Return a curve, where it reached the target, and where it ended."""
     curve = list(points)
     last, reached = curve[-1], next((one for one in curve if 0 < TARGET * one.taught <= one.success), None)
@@ -138,15 +137,9 @@ def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
 def main(parent: str, out: str, *seeds: str) -> None:
     """Write all ways of all seeds, as they come."""
     rows = read_json(out)["rows"] if Path(out).exists() else []
-    for way in WAYS:
-        for seed in map(int, seeds or ("0",)):
-            if any((row["way"], row["seed"]) == (way, seed) for row in rows):
-                continue
-            rows.append(measured(Run.open(parent), way, seed))
-            shown = {name: rows[-1][name] for name in ("success", "frames_to_target", "seconds_to_target")}
-            print(way, seed, shown, flush=True)
-            command = " ".join(["python -m tests.evidence.reach_peers", Path(parent).name, out, *seeds])
-            write_atomic(Path(out), to_json({"command": command, "rows": rows}))
+    cells = [(way, seed) for way in WAYS for seed in map(int, seeds or ("0",))]
+    command = " ".join(["python -m tests.evidence.reach_peers", Path(parent).name, out, *seeds])
+    fill(out, command, cells, partial(measured, Run.open(parent)), rows=rows)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@
 from __future__ import annotations
 
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 
 from robokd.config import compose
-from robokd.evaluate import evaluate
-from robokd.files import read_json, to_json, write_atomic
+from robokd.files import read_json
 from robokd.learn.dagger import distill
 from robokd.run import Run
+from tests.evidence.table import Row, fill, tested
 
 SEEDS, EPISODES = range(3), 256
 WAYS = {
@@ -31,31 +31,21 @@ WORDS = (
 )  # fmt: skip
 
 
-def measured(parent: Run, way: str, seed: int, runs: Path) -> dict:
+def measured(parent: Run, way: str, seed: int, runs: Path) -> Row:
     """Distil and return the success on test episodes that training never saw."""
     words = [f"parent={parent.path}", *WORDS, *WAYS[way], f"seed={seed}", f"runs={runs}"]
     made = distill(compose("distill", words, parent.config))
-    asked = [f"run={made.parent}", f"episodes={EPISODES}", "ablations=false", "checkpoint=last"]
-    found = read_json(
-        evaluate(compose("evaluate", [*asked, f"runs={runs}", f"seed={seed}"], Run.open(made.parent).config))
-    )
-    cost = read_json(made)
+    found, cost = tested(made, seed, f"episodes={EPISODES}", "checkpoint=last"), read_json(made)
     return {
-        "way": way, "seed": seed, **{space: found[space] for space in ("seen", "unseen", "unseen_all")},
+        **{space: found[space] for space in ("seen", "unseen", "unseen_all")},
         **{name: cost[name] for name in ("teacher_labels", "frames_rendered", "grad_samples", "wall_s")},
     }  # fmt: skip
 
 
 def main(parent: str, out: str) -> None:
     """Write all seeds of all ways, as they come."""
-    rows = []
-    for seed in SEEDS:
-        for way in WAYS:
-            with tempfile.TemporaryDirectory() as runs:
-                rows.append(measured(Run.open(parent), way, seed, Path(runs)))
-            print(way, seed, rows[-1]["seen"]["rate"], flush=True)
-            command = f"python -m tests.evidence.reach_ways {Path(parent).name} {out}"
-            write_atomic(Path(out), to_json({"command": command, "rows": rows}))
+    command = f"python -m tests.evidence.reach_ways {Path(parent).name} {out}"
+    fill(out, command, [(way, seed) for seed in SEEDS for way in WAYS], partial(measured, Run.open(parent)))
 
 
 if __name__ == "__main__":

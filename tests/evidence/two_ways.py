@@ -11,24 +11,22 @@ are no longer ambiguous. Source: METHODS B1, after GKD (Agarwal et al. 2024).
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from robokd import registry
 from robokd.config import compose, load
-from robokd.files import read_json, to_json, write_atomic
+from robokd.files import read_json
 from robokd.learn.dagger import distill
 from robokd.learn.pupil import load_student, student_inputs
 from robokd.learn.rollout import rollout
 from robokd.learn.stage import build_env
 from robokd.run import Run
 from robokd.students.base import StudentModule, StudentPolicy
+from tests.evidence.table import Row, fill, means
 
-PLUGIN = "tests.worlds.two_ways"
 SEEDS, EPISODES = range(5), 128
 WAYS = {
     "action_mse": ["loss=[action_mse]"],
@@ -37,10 +35,11 @@ WAYS = {
     "mixture reverse": ["loss=[mixture]", "loss.mixture.direction=reverse"],
 }
 WORDS = (
-    "task=two_ways", "teacher=scripted", "student=mlp", "student.gaussian=true", "cameras=[]", "num_envs=32",
-    "dagger.acting.share=0", "dagger.rounds=4", "dagger.steps_per_round=44", "dagger.gradient_steps=120",
-    "dagger.learning_rate=0.003", "dagger.validation_share=0", "dagger.evaluate_every=4",
-    "dagger.evaluate_episodes=32", "dagger.stop_retention=1",
+    "plugins=[tests.worlds.two_ways]", "task=two_ways", "teacher=scripted", "student=mlp",
+    "student.gaussian=true", "cameras=[]", "num_envs=32", "dagger.acting.share=0", "dagger.rounds=4",
+    "dagger.steps_per_round=44", "dagger.gradient_steps=120", "dagger.learning_rate=0.003",
+    "dagger.validation_share=0", "dagger.evaluate_every=4", "dagger.evaluate_episodes=32",
+    "dagger.stop_retention=1",
 )  # fmt: skip
 
 
@@ -53,8 +52,7 @@ class Sampled(StudentPolicy):
 
     def act(self, obs: TensorDict) -> Tensor:
         """Return clipped actions (B, A)."""
-        with torch.no_grad():
-            said, self.state = self.student.forward(obs, self.state)
+        said = self.say(obs)
         assert said.log_std is not None, "the student is not Gaussian"
         noise = torch.randn(said.action.shape, generator=self.generator)
         return (said.action + said.log_std.exp() * noise).clip(-1, 1)
@@ -62,7 +60,6 @@ class Sampled(StudentPolicy):
 
 def passed(way: str, seed: int, runs: Path) -> dict[str, float]:
     """Distil and return the success on test episodes, by the mean action and by sampled ones, and sigma."""
-    registry.load_plugins([PLUGIN])
     made = distill(compose("distill", [*WORDS, *WAYS[way], f"seed={seed}", f"runs={runs}"]))
     run = Run.open(made.parent)
     config = load("distill", run.config)
@@ -80,25 +77,18 @@ def passed(way: str, seed: int, runs: Path) -> dict[str, float]:
     return {**rates, "sigma": said.log_std.exp().mean().item(), "teacher": taught}
 
 
+def about(rows: list[Row]) -> Row:
+    """Return what stands before the rows."""
+    mean, sampled = means(rows, "mean"), means(rows, "sampled")
+    return {
+        "episodes": EPISODES, "success": {way: {"mean": mean[way], "sampled": sampled[way]} for way in mean}
+    }  # fmt: skip
+
+
 def main(out: str) -> None:
-    """Write all seeds of all ways."""
-    rows = []
-    for seed in SEEDS:
-        for way in WAYS:
-            with tempfile.TemporaryDirectory() as runs:
-                rows.append({"way": way, "seed": seed, **passed(way, seed, Path(runs))})
-                print(rows[-1], flush=True)
-    found = {
-        way: {
-            name: sum(row[name] for row in rows if row["way"] == way) / len(SEEDS)
-            for name in ("mean", "sampled")
-        }
-        for way in WAYS
-    }
-    command = f"python -m tests.evidence.two_ways {out}"
-    write_atomic(
-        Path(out), to_json({"command": command, "episodes": EPISODES, "success": found, "rows": rows})
-    )
+    """Write all seeds of all ways, as they come."""
+    cells = [(way, seed) for seed in SEEDS for way in WAYS]
+    fill(out, f"python -m tests.evidence.two_ways {out}", cells, passed, about=about)
 
 
 if __name__ == "__main__":

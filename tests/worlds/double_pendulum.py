@@ -21,6 +21,7 @@ from robokd.sim.base import SimCfg
 from robokd.specs import ActionSpec, ObsSpec, Term
 from robokd.vision.base import RendererCfg
 from robokd.vision.sensor import Corruption
+from tests.worlds.unlimited import unlimited
 
 FORCE_N = 200.0  # of the cart's motor at |action| = 1
 FRAMES = 4
@@ -82,11 +83,7 @@ class DoublePendulum:
 
     def action_spec(self) -> ActionSpec:
         """Return one number; `control` reads the action itself, a share of FORCE_N."""
-        wide = (1e6,)
-        return ActionSpec(
-            names=("slider",), scale=(1.0,), control_dt=self.control_dt, position_lower=(-1e6,),
-            position_upper=wide, velocity=wide, acceleration=wide,
-        )  # fmt: skip
+        return unlimited(("slider",), self.control_dt)
 
     def obs_specs(self) -> dict[str, ObsSpec]:
         """Return what the student sees and what the teacher knows."""

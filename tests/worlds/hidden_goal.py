@@ -20,26 +20,13 @@ from robokd.sim.base import SimCfg
 from robokd.specs import ActionSpec, ObsSpec, Term
 from robokd.vision.base import RendererCfg
 from robokd.vision.sensor import Corruption
+from tests.worlds.point import AXES, XML
+from tests.worlds.unlimited import unlimited
 
-AXES = ("x", "y")
 SPEED_M_S = 2.5  # at |action| = 1: 0.1 m in a control step
 DOOR_M = 1.0  # |x| of both doors
 LOOKOUT_M = 0.5  # a y above it shows which one
 WALL_M = 0.8  # |y| beyond which it goes no further out
-XML = """
-<mujoco>
-  <option integrator="implicitfast" gravity="0 0 0"/>
-  <default><geom contype="0" conaffinity="0"/></default>
-  <worldbody>
-    <body name="point">
-      <joint name="x" type="slide" axis="1 0 0"/>
-      <joint name="y" type="slide" axis="0 1 0"/>
-      <geom type="sphere" size="0.05" mass="1"/>
-    </body>
-  </worldbody>
-  <actuator><velocity joint="x" kv="1000"/><velocity joint="y" kv="1000"/></actuator>
-</mujoco>
-"""
 
 
 @register("task", "hidden_goal")
@@ -74,11 +61,7 @@ class HiddenGoal:
 
     def action_spec(self) -> ActionSpec:
         """Return two numbers; `control` reads the action itself, a share of SPEED_M_S."""
-        wide = (1e6,) * 2
-        return ActionSpec(
-            names=AXES, scale=(1.0,) * 2, control_dt=self.control_dt, position_lower=(-1e6,) * 2,
-            position_upper=wide, velocity=wide, acceleration=wide,
-        )  # fmt: skip
+        return unlimited(AXES, self.control_dt)
 
     def obs_specs(self) -> dict[str, ObsSpec]:
         """Return what the student sees and what the teacher knows."""

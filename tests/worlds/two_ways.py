@@ -21,27 +21,14 @@ from robokd.sim.base import SimCfg
 from robokd.specs import ActionSpec, ObsSpec, Term
 from robokd.vision.base import RendererCfg
 from robokd.vision.sensor import Corruption
+from tests.worlds.point import AXES, XML
+from tests.worlds.unlimited import unlimited
 
-AXES = ("x", "y")
 FORWARD_M_S = 2.5  # 0.1 m in a control step
 SIDEWAYS_M_S = 3.75  # at most: 0.15 m in a control step
 AHEAD_M = 2.0  # of the pillar's middle, where an episode begins
 PILLAR_M = (0.15, 0.5)  # half of its length and of its width
 STD = 0.2  # of both ways, m
-XML = """
-<mujoco>
-  <option integrator="implicitfast" gravity="0 0 0"/>
-  <default><geom contype="0" conaffinity="0"/></default>
-  <worldbody>
-    <body name="point">
-      <joint name="x" type="slide" axis="1 0 0"/>
-      <joint name="y" type="slide" axis="0 1 0"/>
-      <geom type="sphere" size="0.05" mass="1"/>
-    </body>
-  </worldbody>
-  <actuator><velocity joint="x" kv="1000"/><velocity joint="y" kv="1000"/></actuator>
-</mujoco>
-"""
 
 
 @register("task", "two_ways")
@@ -73,11 +60,7 @@ class TwoWays:
 
     def action_spec(self) -> ActionSpec:
         """Return one number, the y in m to go to; `control` reads the action itself."""
-        wide = (1e6,)
-        return ActionSpec(
-            names=("y",), scale=(1.0,), control_dt=self.control_dt, position_lower=(-1e6,),
-            position_upper=wide, velocity=wide, acceleration=wide,
-        )  # fmt: skip
+        return unlimited(("y",), self.control_dt)
 
     def obs_specs(self) -> dict[str, ObsSpec]:
         """Return what the student sees, and with the coin what the teacher knows."""
