@@ -6,10 +6,12 @@ The default parts of a stage stand in `configs/<stage>.yaml`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from robokd.cores import cores
+from robokd.deploying import ROBOT_SCHEMAS, DeployConfig
 from robokd.fields import check, part, required
 from robokd.learning import DaggerConfig, ReinforcementConfig
 
@@ -175,23 +177,15 @@ class ExportConfig(SimulatingConfig):
     renderer: Any = field(metadata=part("renderer", inherit=True))
     corrupt: Any = field(metadata=part("corrupt", inherit=True))
     parity_samples: int = 256  # control steps on which both policies are compared
-
-
-@dataclass(kw_only=True)
-class DeployConfig:
-    """Run a bundle on a robot, behind the safety layer."""
-
-    bundle: str = field(metadata=required("a bundle file; `robokd export run=…` makes one"))
-    robot: Any = field(metadata=part("robot"))
-    episodes: int = 20  # at most
-    duration_s: float = 0.0  # seconds instead of episodes; 0 = count episodes
-    task: str = ""  # the bundle must be for; empty = any
-    seed: int = 0  # of the simulated robot's episodes
-    runs: str = "runs"  # folder that the run's folder is made in
-    plugins: tuple[str, ...] = ()  # modules that register more parts
+    jerk: tuple[float, ...] = ()  # rad/s^3, each joint's or one for all; empty = as the acceleration implies
+    torque_rate: tuple[float, ...] = ()  # N m/s, each joint's or one for all; empty = no limit
+    key: str = ""  # of robokd keys new; empty = "default" where there is one, else unsigned
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
+        for name in ("jerk", "torque_rate"):
+            if not all(0 < value < math.inf for value in getattr(self, name)):
+                raise ValueError(f"{name} must be > 0, got {list(getattr(self, name))}")
 
 
 @dataclass(kw_only=True)
@@ -228,7 +222,7 @@ class LookConfig(SimulatingConfig):
 class BenchConfig:
     """Measure how fast robokd is beside what one would use instead, correctness first."""
 
-    what: str = "render"  # render, collect or distill
+    what: str = "render"  # render, collect, distill or policy
     out: str = "rows.json"  # file to write
     repeats: int = 5  # of each side, in turn; the median counts
     seed: int = 0  # of every random draw
@@ -265,7 +259,7 @@ SCHEMAS: dict[str, type] = {
     "refine": RefineConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
-    "deploy": DeployConfig,
+    **ROBOT_SCHEMAS,
     "play": PlayConfig,
     "look": LookConfig,
     "bench": BenchConfig,

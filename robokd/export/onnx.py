@@ -7,7 +7,6 @@ that remembers, `anchor` and `rate` (1, A): the last sent target and its rate. O
 
 from __future__ import annotations
 
-import datetime
 import io
 import logging
 import warnings
@@ -19,12 +18,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-import robokd
-from robokd import UserError
-from robokd.config import dump
-from robokd.env.base import TaskEnv, VecEnv, contract
+from robokd import UserError, keys
+from robokd.env.base import VecEnv
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import write_bundle
+from robokd.export.contract import make_manifest, robot
+from robokd.export.metadata import annotate
 from robokd.export.parity import (
     MAX_ABS,
     MEMORY,
@@ -39,9 +38,7 @@ from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.action import ActionDecoder
 from robokd.nets.residual import RefinedPolicy, refined_action
 from robokd.run import Run
-from robokd.specs import CameraSpec, Limits, decode
-from robokd.vision.sensor import Corruption
-from robokd.vision.sensor_timing import Timing
+from robokd.specs import Limits, decode
 
 if TYPE_CHECKING:
     from robokd.config import ExportConfig
@@ -50,11 +47,8 @@ if TYPE_CHECKING:
     Exportable = StudentPolicy | RefinedPolicy
 
 OPSET = 18
-EPISODES = 8  # whole ones that samples are taken from, at least
+EPISODES = 32  # whole ones that samples are taken from, at least: what a picture may look like rests on them
 GOLDEN = 16  # samples that travel with the bundle
-# control periods that data may be older than it ever was in training; of the simulated robot it is 0.2 old at
-# most, and 1.04 where two cores are shared with four processes that never rest
-AGE_PERIODS = 3
 
 
 class PolicyGraph(nn.Module):
@@ -94,28 +88,30 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     parent = Run.open(config.run)
     if parent.stage not in ("distill", "refine"):
         raise UserError(f"a {parent.stage} run cannot be exported: it acts on what only a simulator knows")
-    out = writable(config.out) if config.out else None
+    out, key = writable(config.out) if config.out else None, keys.signing_key(config.key)
     env = build_env(config, policy_groups(parent), "test", num_envs=1)
     policy = cast("Exportable", load_policy(parent, config.checkpoint, env))
+    robot(config, env)  # refuses limits that do not fit, before there is a run
     run = resume or create_run(config, "export", [parent])
-    met = record_episodes(env, policy, config.parity_samples)
+    met, episodes = record_episodes(env, policy, config.parity_samples)
     samples = strided(met, config.parity_samples)
     first = {name: torch.from_numpy(value) for name, value in samples[0].inputs.items()}
-    data = to_onnx(PolicyGraph(policy, env).eval(), first)
+    manifest = make_manifest(config, env, parent, (met, episodes))
+    data = annotate(to_onnx(PolicyGraph(policy, env).eval(), first), manifest, parent.path.name)
     worst = parity(data, samples, env.action_spec.control_dt)
     largest = float(np.max(list(worst.values())))
     if not largest <= MAX_ABS:
         raise RuntimeError(f"ONNX and torch differ by {largest:.2e} ({worst}), at most {MAX_ABS:.0e} may be")
     out = out or run.path / f"{config.task.name}.robokd"
-    manifest = make_manifest(config, env, parent, samples[0])
     members = {"policy.onnx": data, "samples.json": write_samples(strided(met, GOLDEN))}
-    digest = write_bundle(out, {**manifest, "parity_max_abs": largest}, members)
+    digest = write_bundle(out, {**manifest, "parity_max_abs": largest}, members, key)
     env.close()
     return run.write_summary({
         **shared_fields(config), "parity_max_abs": largest, "parity": worst, "parity_samples": len(samples),
         "opset": OPSET, "inputs": manifest["graph"]["inputs"], "outputs": manifest["graph"]["outputs"],
-        "bytes": out.stat().st_size, "sha256": digest, "bundle": str(out), "env_steps": len(met),
-        "frames_rendered": env.frames_rendered,
+        "bytes": out.stat().st_size, "sha256": digest,
+        "signer": key.public_key().public_bytes_raw().hex() if key else None,
+        "bundle": str(out), "env_steps": len(met), "frames_rendered": env.frames_rendered,
     })  # fmt: skip
 
 
@@ -134,8 +130,10 @@ def to_onnx(graph: PolicyGraph, sample: dict[str, Tensor]) -> bytes:
     return stream.getvalue()
 
 
-def record_episodes(env: VecEnv, policy: Exportable, count: int) -> list[Sample]:
-    """Return every control step of EPISODES whole episodes of a one-world env, of more if those have few.
+def record_episodes(env: VecEnv, policy: Exportable, count: int) -> tuple[list[Sample], np.ndarray]:
+    """Return every control step of EPISODES whole episodes of a one-world env, and which one it is of.
+
+    Of more episodes, if those have fewer steps than `count`.
 
     The outputs are those of the policy as `evaluate` runs it (`act`, then `specs.decode` from the target last
     sent and its rate), not of the module that is exported.
@@ -145,6 +143,7 @@ def record_episodes(env: VecEnv, policy: Exportable, count: int) -> list[Sample]
     obs = env.reset(torch.zeros(1, dtype=torch.int64))
     policy.reset(everywhere)
     samples: list[Sample] = []
+    numbers: list[int] = []
     ended = 0
     while ended < EPISODES or len(samples) < count:
         anchor, rate = env.state.command, env.state.rate
@@ -157,68 +156,12 @@ def record_episodes(env: VecEnv, policy: Exportable, count: int) -> list[Sample]
         outputs = {"command": command, "command_rate": command_rate, "action": action, **said.estimates}
         outputs |= {NEXT_MEMORY + str(name): value for name, value in policy.state.items()}
         samples.append(Sample(inputs=_arrays(inputs), outputs=_arrays(outputs)))
+        numbers.append(ended)
         obs, _, dones, _ = env.step(action)
         policy.reset(dones.bool())
         ended += int(dones.sum())
-    return samples
-
-
-def make_manifest(config: ExportConfig, env: TaskEnv, parent: Run, sample: Sample) -> dict[str, Any]:
-    """Return the bundle's manifest, the full contract between policy and robot, but for `parity_max_abs`."""
-    inputs = [
-        name for name in sample.inputs if name not in ("anchor", "rate") and not name.startswith(MEMORY)
-    ]
-    agreed, parts = contract(env, inputs), dump(config)
-    start = env.task.start_envelope()
-    budgets = {
-        name: age_budget_s(config.corrupt, env.camera_specs.get(name), env.action_spec.control_dt)
-        for name in inputs
-    }
-    return {
-        "task": config.task.name,
-        **{f"{kind}_config": parts[kind] for kind in ("task", "sim", "renderer", "corrupt")},
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "robokd": robokd.__version__,
-        **agreed,
-        "control_dt": env.action_spec.control_dt,
-        "graph": {
-            "member": "policy.onnx",
-            "samples": "samples.json",
-            "inputs": {name: _describe(value) for name, value in sample.inputs.items()},
-            "outputs": {name: _describe(value) for name, value in sample.outputs.items()},
-        },
-        "start": {"joint_pos_lower": start[0], "joint_pos_upper": start[1]},
-        "ages_s": budgets,
-        "lineage": [
-            {
-                "path": parent.path.name, "stage": parent.stage, "checkpoint": config.checkpoint,
-                "sha256": parent.sha256(config.checkpoint),
-            }
-        ],
-        "evaluation": {"validation_success": validation_success(parent, config.checkpoint)},
-    }  # fmt: skip
-
-
-def age_budget_s(corrupt: Corruption, camera: CameraSpec | None, control_dt: float) -> float:
-    """Return the oldest data that a command may rest on, in s: AGE_PERIODS, and what training had seen.
-
-    That is, of a camera that training spoiled: `Timing.longest_age_s`.
-    """
-    slack = AGE_PERIODS * control_dt
-    if camera is None or not corrupt.changes_timing:
-        return slack
-    return slack + Timing(corruption=corrupt, camera=camera, control_dt=control_dt).longest_age_s
-
-
-def validation_success(run: Run, checkpoint: str) -> float | None:
-    """Return the success that training measured of this very checkpoint; None where it measured none."""
-    step = run.checkpoint_step(checkpoint)
-    return next((row.get("validation/success") for row in run.metrics() if row["step"] == step), None)
+    return samples, np.array(numbers)
 
 
 def _arrays(tensors: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in tensors.items()}
-
-
-def _describe(value: np.ndarray) -> dict[str, Any]:
-    return {"shape": list(value.shape), "dtype": value.dtype.name}

@@ -29,6 +29,20 @@ class Sample:
     outputs: dict[str, np.ndarray]
 
 
+def describe(sample: Sample) -> dict[str, Any]:
+    """Return what a manifest says of a graph with such inputs and outputs."""
+
+    def rows(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return {
+            name: {"shape": list(value.shape), "dtype": value.dtype.name} for name, value in values.items()
+        }
+
+    return {
+        "member": "policy.onnx", "samples": "samples.json", "inputs": rows(sample.inputs),
+        "outputs": rows(sample.outputs),
+    }  # fmt: skip
+
+
 def errors(
     wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray], control_dt: float
 ) -> dict[str, float]:
@@ -41,11 +55,19 @@ def errors(
     return {name: float(np.abs(wanted[name] - got[name]).max()) * units.get(name, 1.0) for name in wanted}
 
 
-def parity(graph: bytes, samples: Sequence[Sample], control_dt: float) -> dict[str, float]:
-    """Return the largest error of each output over the samples, the graph run as on a robot: one thread."""
+def open_graph(graph: bytes) -> onnxruntime.InferenceSession:
+    """Return a graph as a robot runs it: on one thread that does not spin while it waits."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # a spinning worker would take a core from the robot's driver
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def parity(graph: bytes, samples: Sequence[Sample], control_dt: float) -> dict[str, float]:
+    """Return the largest error of each output over the samples, the graph run as on a robot: one thread."""
+    session = open_graph(graph)
     names = [output.name for output in session.get_outputs()]
     worst = dict.fromkeys(names, 0.0)
     for sample in samples:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import mujoco
+import onnxruntime
 import pytest
 import torch
 from robokd.sim2real.policy import Policy
@@ -14,7 +17,9 @@ from robokd.cli import main
 from robokd.config import compose
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import read_bundle
-from robokd.export.onnx import PolicyGraph, age_budget_s, record_episodes, to_onnx
+from robokd.export.contract import age_budget_s, gains, latency_s, optics
+from robokd.export.manifest import focal_px
+from robokd.export.onnx import PolicyGraph, record_episodes, to_onnx
 from robokd.export.parity import MAX_ABS, parity, read_samples
 from robokd.learn.stage import build_env
 from robokd.nets.residual import RefinedPolicy, refined_action, with_base
@@ -29,7 +34,15 @@ def _last_line(capsys) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(chain, tmp_path_factory) -> Path:
+def no_keys(tmp_path_factory) -> Iterator[None]:
+    """A store without keys, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBOKD_KEYS", str(tmp_path_factory.mktemp("keys")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(chain, tmp_path_factory, no_keys) -> Path:
     """Return the bundle of the tiny refined run."""
     folder = tmp_path_factory.mktemp("export")
     words = ["export", f"run={chain['refine']}", f"out={folder / 'reach.robokd'}", "parity_samples=24"]
@@ -59,7 +72,7 @@ def test_an_export_proves_parity_and_describes_its_graph(bundle):
     assert 0 < summary["parity_max_abs"] <= 1e-5
     assert summary["parity_max_abs"] == max(summary["parity"].values())
     assert summary["parity_samples"] == 24
-    assert summary["env_steps"] == 8 * 20  # eight whole episodes of 0.8 s: the tiny policy never succeeds
+    assert summary["env_steps"] == 32 * 20  # whole episodes of 0.8 s: the tiny policy never succeeds
     assert summary["frames_rendered"] >= summary["env_steps"]
     assert summary["bytes"] == bundle.stat().st_size
     assert set(summary["inputs"]) == {"proprio", "front", "anchor", "rate"}
@@ -70,7 +83,7 @@ def test_an_export_proves_parity_and_describes_its_graph(bundle):
 def test_parity_is_with_the_policy_that_is_evaluated(chain):
     policy, env = opened(chain["refine"])
     assert isinstance(policy, RefinedPolicy)
-    samples = record_episodes(env, policy, 1)[::7]
+    samples = record_episodes(env, policy, 1)[0][::7]
     first = {name: torch.from_numpy(value) for name, value in samples[0].inputs.items()}
     dt = env.action_spec.control_dt
     assert max(parity(to_onnx(PolicyGraph(policy, env).eval(), first), samples, dt).values()) <= MAX_ABS
@@ -97,12 +110,13 @@ def test_the_shared_residual_is_what_the_algorithm_s_own_network_says(chain):
 
 def test_samples_are_whole_episodes_as_the_environment_ran_them(chain):
     policy, env = opened(chain["refine"])
-    samples = record_episodes(env, policy, 1)
+    samples, episodes = record_episodes(env, policy, 1)
     length = env.max_episode_length
-    assert len(samples) == 8 * length  # the tiny policy never succeeds
+    assert len(samples) == 32 * length  # the tiny policy never succeeds
     for number in range(1, len(samples)):
         before, now = samples[number - 1].outputs, samples[number].inputs
         is_first = number % length == 0
+        assert episodes[number] == number // length
         assert (now["rate"] == before["command_rate"]).all() != is_first
         assert (now["anchor"] == before["command"]).all() != is_first
     assert len({sample.inputs["rate"].tobytes() for sample in samples}) > length
@@ -137,6 +151,119 @@ def test_lineage_names_the_checkpoint_that_was_exported(chain, tmp_path):
         (parent,) = manifest["lineage"]
         assert (parent["checkpoint"], parent["sha256"]) == (checkpoint, run.sha256(checkpoint))
         assert manifest["evaluation"] == {"validation_success": success}
+
+
+def test_a_bundle_says_what_the_robot_was_in_training(bundle, chain):
+    whole = read_bundle(bundle)
+    env = opened(chain["refine"])[1]
+    said = whole.manifest["robot"]
+    # of panda.xml
+    assert said["kp"] == [1450, 2150, 920, 1020, 150, 160, 110]
+    assert said["kd"] == [72, 107, 46, 51, 7.5, 8, 5.5]
+    assert said["torque"] == [87, 87, 87, 87, 12, 12, 12]
+    assert said["jerk"] is said["torque_rate"] is None
+    assert said["home"] == pytest.approx([0, -0.785, 0, -2.356, 0, 1.571, 0.785])
+    camera = env.camera_specs["front"]
+    row = whole.manifest["optics"]["front"]
+    assert row["fx"] == row["fy"] == focal_px(camera)
+    assert (row["cx"], row["cy"]) == ((camera.width - 1) / 2, (camera.height - 1) / 2)
+    assert row["rate_hz"] == pytest.approx(1 / env.action_spec.control_dt)
+    assert whole.manifest["latency_s"] == {"proprio": [0, 0], "front": [0, 0]}
+    assert set(whole.manifest["statistics"]) == {"front"}
+    assert (whole.signer, whole.trust) == (None, "unsigned")
+
+
+def test_a_graph_carries_the_keys_of_mjlab_with_every_digit_and_runs_in_plain_onnxruntime(bundle):
+    whole = read_bundle(bundle)
+    session = onnxruntime.InferenceSession(whole.member("policy.onnx"))
+    said = session.get_modelmeta().custom_metadata_map
+    assert said["joint_names"] == ",".join(whole.action.names)
+    for key, values in (
+        ("joint_stiffness", whole.manifest["robot"]["kp"]), ("action_scale", whole.action.scale),
+        ("joint_damping", whole.manifest["robot"]["kd"]),
+        ("default_joint_pos", whole.manifest["robot"]["home"]),
+    ):  # fmt: skip
+        assert [float(word) for word in said[key].split(",")] == list(values)
+    assert said["observation_names"] == "joint_pos,joint_vel,command_rate,front"
+    assert said["command_names"] == ""
+    assert said["run_path"] == whole.manifest["lineage"][0]["path"]
+    written = ("format", "version", "members", "parity_max_abs")
+    wanted = {name: value for name, value in whole.manifest.items() if name not in written}
+    assert json.loads(said["robokd"]) == wanted
+    samples = read_samples(whole.member("samples.json"), whole.manifest["graph"])
+    assert session.run(["command"], samples[3].inputs)[0] == pytest.approx(
+        samples[3].outputs["command"], abs=1e-5
+    )
+
+
+def test_an_export_signs_with_the_key_it_is_told_and_by_itself_with_the_default_one(
+    chain, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("ROBOKD_KEYS", str(tmp_path / "keys"))
+    out, runs = tmp_path / "a.robokd", tmp_path / "runs"
+    words = ["export", f"run={chain['refine']}", f"out={out}", f"runs={runs}", "parity_samples=2"]
+    assert main([*words, "key=lab"]) == 2
+    message = capsys.readouterr().err
+    assert "`robokd keys new name=lab` makes one" in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+    for name, more in (("lab", ["key=lab"]), ("default", [])):
+        assert main(["keys", "new", f"name={name}"]) == 0
+        assert main([*words, *more]) == 0
+        whole = read_bundle(out)
+        assert whole.trust == "trusted"
+        assert f"{whole.signer}\n" in (tmp_path / "keys" / f"{name}.pub").read_text()
+        assert json.loads(_last_line(capsys).read_text())["signer"] == whole.signer
+
+
+def test_settings_give_the_robot_limits_that_no_simulation_knows(chain, tmp_path, capsys, no_keys):
+    out, runs = tmp_path / "a.robokd", tmp_path / "runs"
+    words = ["export", f"run={chain['refine']}", f"out={out}", f"runs={runs}", "parity_samples=2"]
+    assert main([*words, "jerk=[1e3]", "torque_rate=[1,2,3,4,5,6,7]"]) == 0
+    said = read_bundle(out).manifest["robot"]
+    assert said["jerk"] == [1000.0] * 7
+    assert said["torque_rate"] == [1.0, 2, 3, 4, 5, 6, 7]
+    capsys.readouterr()
+    made = len(list(runs.iterdir()))
+    for wrong, why in (("jerk=[0]", "jerk must be > 0"), ("jerk=[1,2]", "jerk wants one number, or one for")):
+        assert main([*words, wrong]) == 2
+        assert why in capsys.readouterr().err
+    assert len(list(runs.iterdir())) == made
+
+
+SERVO = """<mujoco><worldbody><body><joint name="a" {joint}/><geom size="1"/></body></worldbody>
+<actuator>{actuator}</actuator></mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("joint", "actuator", "wanted"),
+    [
+        ("", '<position joint="a" kp="7" kv="2" forcerange="-3 4"/>', (7, 2, 3)),
+        ('actuatorfrcrange="-2 2"', '<position joint="a" kp="7" forcerange="-3 4"/>', (7, 0, 2)),
+        ("", '<position joint="a" kp="7"/>', (7, 0, None)),
+        ("", '<position joint="a" kp="7" gear="2"/>', None),
+        ("", '<motor joint="a"/>', None),
+        ("", '<velocity joint="a" kv="3"/>', None),
+        ("", '<position joint="a" kp="7" timeconst="0.1"/>', None),
+        ("", '<position joint="a" kp="7"/><motor joint="a"/>', None),
+        ("", "", None),
+    ],
+)
+def test_gains_are_told_of_plain_position_servos_only(joint, actuator, wanted):
+    model = mujoco.MjModel.from_xml_string(SERVO.format(joint=joint, actuator=actuator))
+    kp, kd, torque = wanted or (None, None, None)
+    rows = {"kp": kp, "kd": kd, "torque": torque}
+    assert gains(model, ["a"]) == {name: None if row is None else [row] for name, row in rows.items()}
+    assert gains(model, ["b"]) == {"kp": None, "kd": None, "torque": None}
+
+
+def test_latency_and_frame_rate_are_those_that_training_had(chain):
+    camera = opened(chain["distill"])[1].camera_specs["front"]
+    late = Corruption(rate_hz=12.5, latency_s=(0.03, 0.05), freezes_per_minute=1, freeze_s=(0.1, 0.3))
+    assert optics(late, camera, 0.04)["rate_hz"] == 12.5
+    assert optics(Corruption(rate_hz=100), camera, 0.04)["rate_hz"] == 25  # one every control step
+    assert latency_s(late, camera, 0.04) == pytest.approx([0.04, 0.08 + 0.08 + 0.3])
+    assert latency_s(late, None, 0.04) == latency_s(Corruption(), camera, 0.04) == [0, 0]
 
 
 def test_what_is_refused_leaves_no_run(chain, tmp_path, capsys):

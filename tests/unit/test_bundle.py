@@ -1,5 +1,6 @@
 """A bundle says exactly what was written, or nothing."""
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -11,13 +12,14 @@ from robot_samples import action_spec, camera_spec, graph, make_bundle, manifest
 
 from robokd import UserError
 from robokd.export import bundle as module
+from robokd.export import signature
 from robokd.export.bundle import FIELDS, read_bundle, write_bundle
 
 
 def seal(text: bytes, body: bytes = b"", version: int = module.VERSION) -> bytes:
     """A file with a right closing hash around any manifest."""
     data = struct.pack("<8sIQ", module.MAGIC, version, len(text)) + text + body
-    return data + hashlib.sha256(data).digest()
+    return signature.close(data)
 
 
 def refused(tmp_path, data: bytes) -> str:
@@ -57,7 +59,7 @@ def test_a_bundle_comes_back_as_it_was_written(good):
 
 
 @given(st.lists(st.floats(1e-300, 1e300), min_size=6, max_size=6), st.binary(max_size=200))
-@settings(max_examples=50)
+@settings(max_examples=30, deadline=None)
 def test_numbers_and_members_keep_every_bit(tmp_path_factory, numbers, content):
     path = tmp_path_factory.mktemp("bundle") / "a.robokd"
     spec = manifest()["action"] | {
@@ -74,11 +76,20 @@ def test_numbers_and_members_keep_every_bit(tmp_path_factory, numbers, content):
     assert back.sha256 == digest
 
 
+_FILES: list[bytes] = []
+
+
+def whole_file(tmp_path_factory) -> bytes:
+    """The good bundle's bytes, made once."""
+    if not _FILES:
+        _FILES.append(make_bundle(tmp_path_factory.mktemp("whole") / "a.robokd").path.read_bytes())
+    return _FILES[0]
+
+
 @given(st.data())
 @settings(max_examples=200, deadline=None)
 def test_any_altered_byte_and_any_cut_is_refused(tmp_path_factory, data):
-    folder = tmp_path_factory.mktemp("bundle")
-    content = make_bundle(folder / "a.robokd").path.read_bytes()
+    folder, content = tmp_path_factory.getbasetemp(), whole_file(tmp_path_factory)
     where = data.draw(st.integers(0, len(content) - 1))
     flip = data.draw(st.integers(1, 255))
     refused(folder, content[:where] + bytes([content[where] ^ flip]) + content[where + 1 :])
@@ -97,7 +108,7 @@ def test_refusals_say_what_is_wrong(good, tmp_path):
     assert "is not a bundle" in refused(tmp_path, b"PK\x03\x04 a zip")
     assert "is truncated" in refused(tmp_path, content[:100])
     assert "truncated or altered" in refused(tmp_path, content[:-1])
-    assert "bundle version 1; this robokd reads version 2" in refused(tmp_path, seal(b"{}", version=1))
+    assert "bundle version 1; this robokd reads version 3" in refused(tmp_path, seal(b"{}", version=1))
     assert "not valid JSON" in refused(tmp_path, seal(b"{"))
     assert "not valid JSON" in refused(tmp_path, seal(b'{"task": 1, "task": 2}'))
     assert "not a finite number" in refused(tmp_path, seal(b'{"control_dt": NaN}'))
@@ -138,6 +149,73 @@ def test_every_manifest_field_is_required_and_typed(good, tmp_path, name):
         (lambda row: row["corrupt_config"].pop("part"), "corrupt_config.part"),
         (lambda row: row["graph"]["inputs"]["anchor"].pop("dtype"), "graph.inputs.anchor"),
         (lambda row: row["task_config"].pop("part"), "task_config.part"),
+        (lambda row: row.update(control_dt=10**400), "not a whole number up to 2^53"),
+        (lambda row: row["action"].update(names=["elbow", "elbow"]), "action.names"),
+        (lambda row: row["action"].update(names=["", "elbow"]), "action.names"),
+        (lambda row: row["action"].update(names=[1, 2]), "'action.names[0]' wants a str"),
+        (lambda row: row["action"].update(scale=[True, 1]), "'action.scale[0]' wants a float"),
+        (lambda row: row["action"].update(scale=0.1), "'action.scale' wants a list"),
+        (lambda row: row["action"].update(control_dt=-1), "control_dt"),
+        (lambda row: row["action"].update(position_upper=[-1, 0.7]), "'action.position_lower' must be below"),
+        (lambda row: row["action"].update(mode="joint_pos"), "no action mode"),
+        (lambda row: row["observations"]["proprio"].update(terms=[]), "'observations.proprio.terms'"),
+        (lambda row: row["observations"]["proprio"]["terms"].append({"name": "a"}), "wants exactly name"),
+        (lambda row: row["observations"]["proprio"]["terms"][0].update(elements="ab"), "wants a list"),
+        (lambda row: row["observations"]["proprio"]["terms"][0].update(elements=[3]), "wants a str"),
+        (lambda row: row["observations"]["proprio"]["terms"][1].update(name="joint_pos"), "each once"),
+        (lambda row: row["observations"].update(proprio=[]), "'observations.proprio' wants a dict"),
+        (lambda row: row["cameras"]["front"].update(width=True), "'cameras.front.width' wants a int"),
+        (lambda row: row["cameras"]["front"].update(width=10**9), "are not of a picture"),
+        (lambda row: row["cameras"]["front"].update(height=1 << 13), "are not of a picture"),
+        (lambda row: row["cameras"]["front"].update(position_m=[0, 0]), "cameras.front.position_m"),
+        (lambda row: row["cameras"]["front"].update(quaternion_wxyz=[2, 0, 0, 0]), "of norm 1"),
+        (lambda row: row["cameras"]["front"].update(encoding="rgb"), "no encoding named"),
+        (lambda row: row["robot"].pop("kp"), "'robot' wants exactly kp, kd, torque"),
+        (lambda row: row["robot"].update(mass=1), "'robot' wants exactly"),
+        (lambda row: row["robot"].update(kp=[1]), "'robot.kp' wants 2 numbers"),
+        (lambda row: row["robot"].update(kp=3), "'robot.kp' wants 2 numbers"),
+        (lambda row: row["robot"].update(kp=[1, -1]), "'robot.kp' must be >= 0"),
+        (lambda row: row["robot"].update(torque=[1, 0]), "'robot.torque' must be > 0"),
+        (lambda row: row["robot"].update(torque_rate=[0, 1]), "'robot.torque_rate' must be > 0"),
+        (lambda row: row["robot"].update(jerk=["1", 1]), "'robot.jerk' wants 2 numbers"),
+        (lambda row: row["robot"].update(home=None), "'robot.home' wants 2 numbers"),
+        (lambda row: row["robot"].update(home=[0, 0.4]), "'robot.home' is outside the start envelope"),
+        (lambda row: row["robot"].update(quaternion_order="xyzw"), "robot.quaternion_order"),
+        (lambda row: row["robot"].update(quaternion_order=["wxyz"]), "robot.quaternion_order"),
+        (lambda row: row["robot"]["units"].update(position="deg"), "'robot.units.position' is another unit"),
+        (lambda row: row["robot"]["units"].pop("time"), "'robot.units' wants exactly"),
+        (lambda row: row["start"].update(joint_pos_lower=[0.4, 0]), "'start.joint_pos_lower' must not be"),
+        (lambda row: row["optics"].clear(), "'optics' wants exactly front"),
+        (lambda row: row["optics"]["front"].update(k1=0.1), "'optics.front' wants exactly fx, fy"),
+        (lambda row: row["optics"]["front"].update(fx=0), "'optics.front.fx' is 0"),
+        (lambda row: row["optics"]["front"].update(fx="9"), "'optics.front.fx' wants a float"),
+        (
+            lambda row: row["optics"]["front"].update(fy=9.0),
+            "'optics.front.fy' is 9.0; cameras.front.fovy_deg",
+        ),
+        (lambda row: row["optics"]["front"].update(cx=4.5), "'optics.front.cx' and cy must lie"),
+        (lambda row: row["optics"]["front"].update(rate_hz=0), "'optics.front.rate_hz' is 0"),
+        (lambda row: row["optics"]["front"].update(crop=[0, 0, 4]), "'optics.front.crop' wants null or"),
+        (lambda row: row["optics"]["front"].update(crop=[0, 0, 4, 0.5]), "optics.front.crop"),
+        (lambda row: row["optics"]["front"].update(crop=[-1, 0, 4, 4]), "optics.front.crop"),
+        (lambda row: row["statistics"].update(wrist={}), "'statistics' wants exactly front"),
+        (lambda row: row["statistics"]["front"].pop("residual"), "statistics.front has no field 'residual'"),
+        (lambda row: row["statistics"].update(front=3), "statistics.front wants fields"),
+        (lambda row: row["latency_s"].pop("front"), "'latency_s' wants exactly proprio, front"),
+        (lambda row: row["latency_s"].update(front=[0.1]), "'latency_s.front' wants 2 numbers"),
+        (lambda row: row["latency_s"].update(front=[0.2, 0.1]), "'latency_s.front' wants 0 <= least"),
+        (lambda row: row["latency_s"].update(front=[-0.1, 0.1]), "'latency_s.front' wants 0 <= least"),
+        (lambda row: row["graph"]["inputs"]["rate"].update(shape=[1, 0]), "graph.inputs.rate.shape"),
+        (lambda row: row["graph"]["inputs"]["rate"].update(shape=[1, 1.5]), "graph.inputs.rate.shape"),
+        (lambda row: row["graph"]["inputs"]["rate"].update(shape=3), "graph.inputs.rate.shape"),
+        (lambda row: row["graph"]["inputs"]["rate"].update(dtype="object"), "graph.inputs.rate.dtype"),
+        (lambda row: row["graph"]["inputs"]["rate"].update(dtype=["float32"]), "graph.inputs.rate.dtype"),
+        (lambda row: row["graph"].update(inputs=[]), "'graph.inputs' wants"),
+        (lambda row: row["lineage"].append({"path": "a"}), "'lineage[0]' wants exactly path"),
+        (lambda row: row["lineage"].append(3), "'lineage[0]' wants exactly path"),
+        (lambda row: row["evaluation"].update(success="all"), "'evaluation.success' wants a float"),
+        (lambda row: row.update(parity_max_abs=-1), "parity_max_abs"),
+        (lambda row: row["task_config"].update(a="\ud800"), "not valid JSON"),
         (lambda row: row["members"][0].update(offset=1), "overlaps"),
         (lambda row: row["members"][0].update(bytes=-1), "overlaps"),
         (lambda row: row["members"][0].update(bytes=3), "sha256"),
@@ -148,6 +226,72 @@ def test_every_manifest_field_is_required_and_typed(good, tmp_path, name):
 def test_a_wrong_field_is_named(good, tmp_path, change, said):
     message = refused(tmp_path, altered(good, change))
     assert any(part in message for part in said.split("|")), message
+
+
+def leaves(value, path=()):
+    """Every place of a manifest, containers too."""
+    rows = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in rows:
+        yield (*path, key)
+        yield from leaves(one, (*path, key))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@given(data=st.data(), value=JSON)
+@settings(max_examples=250, deadline=None)
+def test_a_manifest_with_anything_anywhere_is_read_or_refused(tmp_path_factory, data, value):
+    """The hash is right: only what the reader itself checks stands between a robot and this."""
+    content = whole_file(tmp_path_factory)
+    length = int.from_bytes(content[12:20], "little")
+    row, body = json.loads(content[20 : 20 + length]), content[20 + length : -signature.BLOCK.size]
+    places = [place for place in leaves(row) if len(place) < 4 or place[0] != "statistics"]
+    *path, last = data.draw(st.sampled_from(places))
+    owner = row
+    for key in path:
+        owner = owner[key]
+    if isinstance(owner, dict) and data.draw(st.integers(0, 3)) == 0:
+        del owner[last]
+    else:
+        owner[last] = value
+    file = tmp_path_factory.getbasetemp() / "fuzzed.robokd"
+    file.write_bytes(seal(json.dumps(row).encode(), body))
+    with contextlib.suppress(UserError):
+        read_bundle(file)
+
+
+@given(st.binary(max_size=400), st.booleans(), st.booleans())
+@settings(max_examples=250, deadline=None)
+def test_no_bytes_but_a_bundle_are_read(tmp_path_factory, content, has_header, is_sealed):
+    if has_header:
+        content = struct.pack("<8sIQ", module.MAGIC, module.VERSION, len(content)) + content
+    refused(tmp_path_factory.getbasetemp(), signature.close(content) if is_sealed else content)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a": ' * 2000 + b"1" + b"}" * 2000, b"[" * 40 + b"]" * 40, b"null", b"3", b'"text"', b"", b"{}",
+        b"\xff", b'{"members": {}}', b'{"members": [{}]}', b"1" * 5000, b'{"a": ' + b"1" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_no_manifest_is_refused_in_one_line(tmp_path, text):
+    assert len(refused(tmp_path, seal(text))) < 600
+
+
+def test_a_later_version_is_not_guessed_at(tmp_path):
+    assert "bundle version 4; this robokd reads version 3" in refused(tmp_path, seal(b"{}", version=4))
+    assert "export it again" in refused(tmp_path, seal(b"{}", version=2))
+
+
+def test_what_is_not_known_of_the_robot_is_null(tmp_path):
+    unknown = {**manifest()["robot"], "kp": None, "kd": None, "torque": None}
+    assert make_bundle(tmp_path / "a.robokd", robot=unknown).manifest["robot"] == unknown
 
 
 def test_overlapping_members_are_refused(good, tmp_path):
@@ -163,6 +307,8 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
         make_bundle(path, control_dt=0.5)
     with pytest.raises(UserError, match="leave it out"):
         make_bundle(path, members=[])
+    with pytest.raises(UserError, match="cannot be JSON"):
+        make_bundle(path, evaluation={"success": float("nan")})
     with pytest.raises(UserError, match="no folder"):
         make_bundle(tmp_path / "absent" / "a.robokd")
     assert list(tmp_path.iterdir()) == []

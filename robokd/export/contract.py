@@ -1,0 +1,177 @@
+"""The contract of an exported policy: what it was trained with, as the bundle's manifest says it."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import mujoco
+import numpy as np
+
+import robokd
+from robokd import UserError
+from robokd.config import dump
+from robokd.env.base import TaskEnv, contract
+from robokd.export.manifest import QUATERNION_ORDER, UNITS, focal_px
+from robokd.export.parity import MEMORY, Sample, describe
+from robokd.export.sight import statistics
+from robokd.run import Run
+from robokd.specs import CameraSpec
+from robokd.vision.sensor import Corruption
+from robokd.vision.sensor_timing import Timing
+
+if TYPE_CHECKING:
+    from robokd.config import ExportConfig
+
+# control periods that data may be older than it ever was in training; of the simulated robot it is 0.2 old at
+# most, and 1.04 where two cores are shared with four processes that never rest
+AGE_PERIODS = 3
+
+
+def make_manifest(
+    config: ExportConfig, env: TaskEnv, parent: Run, met: tuple[Sequence[Sample], np.ndarray]
+) -> dict[str, Any]:
+    """Return the bundle's manifest, the full contract between policy and robot, but for `parity_max_abs`.
+
+    `met` are the control steps of whole episodes, and which episode each of them is of.
+    """
+    (samples, episodes), dt = met, env.action_spec.control_dt
+    first = samples[0]
+    inputs = [name for name in first.inputs if name not in ("anchor", "rate") and not name.startswith(MEMORY)]
+    agreed, parts = contract(env, inputs), dump(config)
+    cameras = {name: env.camera_specs[name] for name in inputs if name in env.camera_specs}
+    start = env.task.start_envelope()
+    looks = {
+        name: statistics(
+            np.concatenate([sample.inputs[name] for sample in samples]), camera, episodes,
+            flickers=flickers(config.corrupt, camera),
+        )
+        for name, camera in cameras.items()
+    }  # fmt: skip
+    return {
+        "task": config.task.name,
+        **{f"{kind}_config": parts[kind] for kind in ("task", "sim", "renderer", "corrupt")},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "robokd": robokd.__version__,
+        **agreed,
+        "control_dt": dt,
+        "robot": robot(config, env),
+        "optics": {name: optics(config.corrupt, camera, dt) for name, camera in cameras.items()},
+        "statistics": looks,
+        "latency_s": {name: latency_s(config.corrupt, cameras.get(name), dt) for name in inputs},
+        "graph": describe(first),
+        "start": {"joint_pos_lower": start[0], "joint_pos_upper": start[1]},
+        "ages_s": {name: age_budget_s(config.corrupt, cameras.get(name), dt) for name in inputs},
+        "lineage": [
+            {
+                "path": parent.path.name, "stage": parent.stage, "checkpoint": config.checkpoint,
+                "sha256": parent.sha256(config.checkpoint),
+            }
+        ],
+        "evaluation": {"validation_success": validation_success(parent, config.checkpoint)},
+    }  # fmt: skip
+
+
+def robot(config: ExportConfig, env: TaskEnv) -> dict[str, Any]:
+    """Return the robot's gains and limits; home is the middle of the start envelope."""
+    names, start = env.action_spec.names, env.task.start_envelope()
+    return {
+        **gains(env.sim.model, names),
+        **{name: _each_joint(name, getattr(config, name), names) for name in ("torque_rate", "jerk")},
+        "home": [(low + high) / 2 for low, high in zip(*start, strict=True)],
+        "quaternion_order": QUATERNION_ORDER,
+        "units": UNITS,
+    }
+
+
+def gains(model: mujoco.MjModel, names: Sequence[str]) -> dict[str, list[float] | None]:
+    """Return kp, kd and the largest torque of the servos of joints.
+
+    None where a joint has not exactly one plain position servo (force = kp (target - q) - kd dq, gear 1), and
+    for the torque where it has no limit.
+    """
+    servos = [_servo(model, name) for name in names]
+    if not all(servos):
+        return {"kp": None, "kd": None, "torque": None}
+    kp, kd, torque = (list(row) for row in zip(*(servo for servo in servos if servo), strict=True))
+    return {"kp": kp, "kd": kd, "torque": torque if all(map(math.isfinite, torque)) else None}
+
+
+def _servo(model: mujoco.MjModel, joint: str) -> tuple[float, float, float] | None:
+    index = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, joint)
+    in_joint = model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT
+    rows = np.flatnonzero(in_joint & (model.actuator_trnid[:, 0] == index))
+    if index < 0 or len(rows) != 1:
+        return None
+    row = int(rows[0])
+    gain, bias = model.actuator_gainprm[row], model.actuator_biasprm[row]
+    kp, kd = float(gain[0]), -float(bias[2])
+    is_plain = (
+        model.actuator_gaintype[row] == mujoco.mjtGain.mjGAIN_FIXED
+        and model.actuator_biastype[row] == mujoco.mjtBias.mjBIAS_AFFINE
+        and model.actuator_dyntype[row] == mujoco.mjtDyn.mjDYN_NONE
+        and model.actuator_gear[row, 0] == 1 and bias[0] == 0 and bias[1] == -kp and kp > 0 and kd >= 0
+    )  # fmt: skip
+    if not is_plain:
+        return None
+    limits = [math.inf]
+    if model.actuator_forcelimited[row]:
+        limits += np.abs(model.actuator_forcerange[row]).tolist()
+    if model.jnt_actfrclimited[index]:
+        limits += np.abs(model.jnt_actfrcrange[index]).tolist()
+    return kp, kd, float(min(limits))
+
+
+def _each_joint(name: str, values: Sequence[float], names: Sequence[str]) -> list[float] | None:
+    if len(values) not in (0, 1, len(names)):
+        wanted = f"one number, or one for each of {', '.join(names)}"
+        raise UserError(f"{name} wants {wanted}; got {len(values)}")
+    return [*values] * (len(names) if len(values) == 1 else 1) or None
+
+
+def optics(corrupt: Corruption, camera: CameraSpec, control_dt: float) -> dict[str, Any]:
+    """Return the lens of a camera, a pinhole with square pixels and no crop, and its frames a second."""
+    focal = focal_px(camera)
+    timing = Timing(corruption=corrupt, camera=camera, control_dt=control_dt)
+    return {
+        "fx": focal, "fy": focal, "cx": (camera.width - 1) / 2, "cy": (camera.height - 1) / 2, "crop": None,
+        "rate_hz": 1 / (timing.period * control_dt),
+    }  # fmt: skip
+
+
+def flickers(corrupt: Corruption, camera: CameraSpec) -> bool:
+    """Whether the camera of training was noisy, so that no two pictures of a scene at rest are the same."""
+    if camera.is_depth:
+        noise = (corrupt.subpixel_px, *corrupt.axial_noise, corrupt.lateral_px)
+        return any((*noise, corrupt.dropout_rate, corrupt.edge_hole_rate))
+    is_colour = camera.encoding.startswith("rgb")
+    return is_colour and any((corrupt.flicker_stops, corrupt.shot_noise, corrupt.read_noise))
+
+
+def latency_s(corrupt: Corruption, camera: CameraSpec | None, control_dt: float) -> list[float]:
+    """Return how old data was in training, at least and at most, in s: 0 but of a camera that it spoiled.
+
+    The first picture of an episode, which is seen at once, does not count.
+    """
+    if camera is None or not corrupt.changes_timing:
+        return [0.0, 0.0]
+    timing = Timing(corruption=corrupt, camera=camera, control_dt=control_dt)
+    # of control steps: what has arrived is seen at the next one
+    least = math.ceil(corrupt.latency_s[0] / control_dt - 1e-9) * control_dt
+    return [least, timing.longest_age_s]
+
+
+def age_budget_s(corrupt: Corruption, camera: CameraSpec | None, control_dt: float) -> float:
+    """Return the oldest data that a command may rest on, in s: AGE_PERIODS, and what training had seen.
+
+    That is, of a camera that training spoiled: `Timing.longest_age_s`.
+    """
+    return AGE_PERIODS * control_dt + latency_s(corrupt, camera, control_dt)[1]
+
+
+def validation_success(run: Run, checkpoint: str) -> float | None:
+    """Return the success that training measured of this very checkpoint; None where it measured none."""
+    step = run.checkpoint_step(checkpoint)
+    return next((row.get("validation/success") for row in run.metrics() if row["step"] == step), None)

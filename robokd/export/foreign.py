@@ -1,0 +1,182 @@
+"""Import: another suite's export becomes a bundle, once a person has said what the export does not.
+
+Shapes: A joints, batch 1.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+import robokd
+from robokd import UserError, keys
+from robokd.config import dump
+from robokd.export import dialects
+from robokd.export.bundle import write_bundle
+from robokd.export.dialects import Foreign
+from robokd.export.manifest import GAINS, QUATERNION_ORDER, UNITS
+from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, Sample, describe, parity, write_samples
+from robokd.export.supplied import LIMITS, START, Fields, complete
+from robokd.export.wrap import CHANNELS, LAST_ACTION, Decoding, Reads, observe, wrap
+from robokd.files import sha256_of, writable
+from robokd.run import Run
+from robokd.specs import ActionSpec, Limits, ObsSpec, Term, decode, to_dict
+
+if TYPE_CHECKING:
+    from robokd.config import ImportConfig
+
+STAGE = "import"
+AGE_PERIODS = 3  # control periods that data may be older than it ever was in training
+PROOFS, GOLDEN = 256, 16  # random states; those of them that travel with the bundle
+_UNITS = {"joint_pos": "rad", "joint_vel": "rad/s"}
+
+
+def import_foreign(config: ImportConfig, resume: Run | None = None) -> Path:
+    """Write the bundle of a foreign export and return the path of the stage's summary."""
+    out, key = writable(config.out), keys.signing_key()
+    foreign = dialects.read(Path(config.foreign))
+    model = dialects.open_graph(foreign.graph_path)
+    fields, terms = complete(foreign, Path(config.contract) if config.contract else None)
+    spec, decoding = _action(fields)
+    data = wrap(foreign.graph_path, model, terms, decoding, spec)
+    proofs = prove(foreign, terms, decoding, spec)
+    manifest = make_manifest(foreign, fields, terms, spec)
+    manifest["graph"] = describe(proofs[0])
+    from robokd.export.metadata import annotate
+
+    data = annotate(data, manifest, str(foreign.path))
+    worst = parity(data, proofs, spec.control_dt)
+    if not (largest := float(np.max(list(worst.values())))) <= MAX_ABS:
+        raise UserError(f"{foreign.path} wrapped is off by {largest:.1e} from what it is alone: {worst}")
+    members = {"policy.onnx": data, "samples.json": write_samples(golden(data, proofs[:GOLDEN]))}
+    digest = write_bundle(out, {**manifest, "parity_max_abs": largest}, members, key)
+    files = [foreign.path, foreign.graph_path, *([Path(config.contract)] if config.contract else [])]
+    parents = [{"path": str(file), "sha256": sha256_of(file)} for file in dict.fromkeys(files)]
+    run = resume or Run.create(
+        config.runs, task=manifest["task"], stage=STAGE, config=dump(config), parents=parents, seed=0
+    )
+    return run.write_summary({
+        "task": manifest["task"], "dialect": foreign.dialect, "parity_max_abs": largest, "parity": worst,
+        "parity_samples": len(proofs), "inputs": manifest["graph"]["inputs"],
+        "outputs": manifest["graph"]["outputs"], "bundle": str(out), "bytes": out.stat().st_size,
+        "sha256": digest, "signer": key.public_key().public_bytes_raw().hex() if key else None,
+    })  # fmt: skip
+
+
+def _action(fields: Fields) -> tuple[ActionSpec, Decoding]:
+    """Return our action, a step of which is as far as the velocity allows (see wrap.py), and theirs."""
+    dt = fields["control_dt"]
+    limits: dict[str, Any] = {name: tuple(fields[f"action.{name}"]) for name in LIMITS}
+    try:
+        spec = ActionSpec(
+            names=tuple(fields["action.names"]), control_dt=dt,
+            scale=tuple(speed * dt for speed in fields["action.velocity"]),
+            **limits,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"action: {error}") from None
+    offset = fields.get("action.offset") or fields["default_joint_pos"]
+    lower, upper = np.transpose(fields.get("action.clip") or [[-np.inf, np.inf]] * spec.size)
+    rows = {"scale": fields["action.scale"], "offset": offset, "lower": lower, "upper": upper}
+    return spec, Decoding(**{name: np.asarray([row], np.float32) for name, row in rows.items()})
+
+
+def make_manifest(
+    foreign: Foreign, fields: Fields, terms: Sequence[Reads], spec: ActionSpec
+) -> dict[str, Any]:
+    """Return the bundle's manifest but for `graph` and `parity_max_abs`."""
+    rows = tuple(Term(name=name, elements=spec.names, unit=_UNITS[name]) for name in _used(terms))
+    groups = {"proprio": to_dict(ObsSpec(group="proprio", role="proprio", terms=rows))} if rows else {}
+    files = dict.fromkeys((foreign.path, foreign.graph_path))
+    return {
+        "task": fields.get("task") or "imported",
+        **{f"{kind}_config": {"part": "imported"} for kind in ("task", "sim", "renderer", "corrupt")},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "robokd": robokd.__version__,
+        "action": to_dict(spec), "observations": groups, "cameras": {}, "control_dt": spec.control_dt,
+        "robot": {
+            **{name: fields.get(f"robot.{name}") for name in GAINS},
+            "home": fields.get("robot.home") or fields["default_joint_pos"],
+            "quaternion_order": QUATERNION_ORDER, "units": UNITS,
+        },
+        "optics": {}, "statistics": {}, "latency_s": dict.fromkeys(groups, fields["latency_s"]),
+        "start": {name.removeprefix("start."): fields[name] for name in START},
+        "ages_s": dict.fromkeys(groups, AGE_PERIODS * spec.control_dt + fields["latency_s"][1]),
+        "lineage": [
+            {"path": file.name, "stage": STAGE, "checkpoint": foreign.dialect, "sha256": sha256_of(file)}
+            for file in files
+        ],
+        "evaluation": {},
+    }  # fmt: skip
+
+
+def prove(foreign: Foreign, terms: Sequence[Reads], decoding: Decoding, spec: ActionSpec) -> list[Sample]:
+    """Return what the foreign graph says alone to random states, with our decoding in numpy behind it."""
+    session = _session(foreign.graph_path, foreign.graph)
+    names = [node.name for node in session.get_outputs()]
+    name = "actions" if "actions" in names else names[0]
+    generator, limits = np.random.default_rng(0), Limits.of(spec)
+    lower, upper, speed = spec.position_lower, spec.position_upper, np.asarray(spec.velocity)
+    ranges = {"joint_pos": (lower, upper), "joint_vel": (-speed, speed), LAST_ACTION: (-1, 1)}
+    # the last target and its rate: as often within the limits' reach of what is asked for as not
+    ranges |= {"anchor": (-2, 2), "rate": (-2, 2)}
+    samples = []
+    for _ in range(PROOFS):
+        state = {
+            key: generator.uniform(low, high, (1, spec.size)).astype(np.float32)
+            for key, (low, high) in ranges.items()
+        }
+        seen = observe(terms, state).astype(np.float32)
+        try:
+            said = np.asarray(session.run([name], {session.get_inputs()[0].name: seen})[0])
+        except Exception as error:  # onnxruntime's errors share no narrower class
+            raise UserError(f"{foreign.graph_path} cannot be run: {str(error).splitlines()[0]}") from None
+        if said.shape != (1, spec.size) or not np.isfinite(said).all():
+            wanted = f"wanted {spec.size} finite numbers, batch 1"
+            raise UserError(f"{foreign.graph_path} says {said!r:.60}, of shape {said.shape}; {wanted}")
+        target = decoding.targets(said)
+        state["anchor"] = np.clip(target + state["anchor"] * limits.scale, limits.lower, limits.upper)
+        wanted_rate = (target - state["anchor"]) / limits.dt + state["rate"] * limits.acceleration * limits.dt
+        state["rate"] = np.clip(wanted_rate, -limits.velocity, limits.velocity)
+        action = np.clip((target - state["anchor"]) / limits.scale, -1, 1)
+        command, rate = decode(action, state["anchor"], state["rate"], limits)
+        outputs = {"command": command, "command_rate": rate, "action": action}
+        inputs = {"anchor": state["anchor"], "rate": state["rate"]}
+        if used := _used(terms):
+            inputs["proprio"] = np.concatenate([state[key] for key in used], 1)
+        if any(one.channel == LAST_ACTION for one in terms):
+            inputs[MEMORY + LAST_ACTION], outputs[NEXT_MEMORY + LAST_ACTION] = state[LAST_ACTION], said
+        samples.append(Sample(inputs=inputs, outputs=outputs))
+    return samples
+
+
+def golden(data: bytes, samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples with what the made graph itself says to their inputs."""
+    session = _session(Path("policy.onnx"), data)
+    names = [node.name for node in session.get_outputs()]
+    return [
+        Sample(
+            inputs=one.inputs,
+            outputs=dict(zip(names, map(np.asarray, session.run(names, one.inputs)), strict=True)),
+        )
+        for one in samples
+    ]
+
+
+def _used(terms: Sequence[Reads]) -> list[str]:
+    return [name for name in CHANNELS if any(one.channel == name for one in terms)]
+
+
+def _session(path: Path, data: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no narrower class
+        raise UserError(f"onnxruntime cannot run {path}: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,281 @@
+"""What a manifest must hold: every field, of one type, with finite numbers, agreeing with each other.
+
+Shapes: A joints, in the order of `action.names`. Optics are in pixels of the picture that the policy sees;
+the centres of pixels are whole numbers (as in OpenCV and ROS), that of a picture W wide is (W - 1) / 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
+
+from robokd import UserError
+from robokd.export.sight import read_statistics
+from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Spec, Term, differences, from_dict, to_dict
+
+FORMAT = "robokd-bundle"
+VERSION = 3
+FIELDS: dict[str, type] = {  # every field of a manifest, all required
+    "format": str, "version": int, "task": str, "task_config": dict, "sim_config": dict,
+    "renderer_config": dict, "corrupt_config": dict, "created": str, "robokd": str, "action": dict,
+    "observations": dict, "cameras": dict, "control_dt": float, "robot": dict, "optics": dict,
+    "statistics": dict, "latency_s": dict, "graph": dict, "start": dict, "ages_s": dict,
+    "lineage": list, "evaluation": dict, "parity_max_abs": float, "members": list,
+}  # fmt: skip
+QUATERNION_ORDER = "wxyz"
+UNITS = {  # of every number of the contract and of the robot's channels
+    "position": "rad", "velocity": "rad/s", "acceleration": "rad/s^2", "jerk": "rad/s^3", "kp": "N m/rad",
+    "kd": "N m s/rad", "torque": "N m", "torque_rate": "N m/s", "length": "m", "depth": "m", "time": "s",
+}  # fmt: skip
+GAINS = ("kp", "kd", "torque", "torque_rate", "jerk")  # of the robot; null where nothing is known
+LENS = ("fx", "fy", "cx", "cy")
+DTYPES = ("float32", "float16", "uint8", "int16", "int32", "int64", "bool")
+LONGEST_SIDE = 1 << 24  # of a tensor
+MOST_PIXELS = 1 << 24  # of a picture, which is no longer than the root of it
+_PARTS = ("task_config", "sim_config", "renderer_config", "corrupt_config")
+_POSITIVE = ("torque", "torque_rate", "jerk")
+_SAME_LENS = 1e-6  # relative difference of a focal length and of what the field of view says
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The specs of a manifest."""
+
+    action: ActionSpec
+    observations: dict[str, ObsSpec]
+    cameras: dict[str, CameraSpec]
+
+
+def check(path: Path, manifest: dict[str, Any], members: Iterable[str]) -> Contract:
+    """Return the specs of a manifest, whose JSON is sound; UserError, naming the field, unless all agree."""
+    return _Check(path, manifest).contract(tuple(members))
+
+
+def is_number(value: object, kind: object = float) -> TypeGuard[float]:
+    """Whether a value of JSON is a number; true and false are none."""
+    return type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
+
+
+class _Check:
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+
+    def refuse(self, name: str, why: str) -> NoReturn:
+        raise UserError(f"{self.path}: manifest field {name!r} {why}")
+
+    def fields(self) -> None:
+        """Refuse a manifest that has not exactly FIELDS, each of its type."""
+        manifest = self.manifest
+        if missing := sorted(set(FIELDS) - set(manifest)):
+            raise UserError(f"{self.path}: its manifest has no field {missing[0]!r}")
+        if unknown := sorted(set(manifest) - set(FIELDS)):
+            raise UserError(f"{self.path}: unknown manifest field {unknown[0]!r}. Known: {', '.join(FIELDS)}")
+        for name, kind in FIELDS.items():
+            self.typed(name, manifest[name], kind)
+        for name, wanted in (("format", FORMAT), ("version", VERSION)):
+            if manifest[name] != wanted:
+                self.refuse(name, f"is {manifest[name]!r}, wanted {wanted!r}")
+
+    def typed(self, name: str, value: object, kind: object) -> None:
+        """Refuse a value that is not of a field's type: a plain one, Term, or tuple[<one of them>, ...]."""
+        if typing.get_origin(kind) is tuple:
+            if not isinstance(value, list):
+                self.refuse(name, f"wants a list, got {value!r:.60}")
+            for index, one in enumerate(value):
+                self.typed(f"{name}[{index}]", one, typing.get_args(kind)[0])
+        elif kind is Term:
+            self.keys(name, value, [field.name for field in dataclasses.fields(Term)])
+            for key, hint in typing.get_type_hints(Term).items():
+                self.typed(f"{name}.{key}", typing.cast("dict[str, Any]", value)[key], hint)
+        elif not (is_number(value, kind) if kind in (int, float) else type(value) is kind):
+            self.refuse(name, f"wants a {getattr(kind, '__name__', kind)}, got {value!r:.60}")
+
+    def keys(self, name: str, row: object, wanted: Sequence[str]) -> None:
+        """Refuse what is not a dict with exactly these keys."""
+        if not isinstance(row, dict) or set(row) != set(wanted):
+            self.refuse(name, f"wants exactly {', '.join(wanted) or 'nothing'}")
+
+    def numbers(self, name: str, row: object, count: int) -> list[float]:
+        """Return a list of exactly so many numbers."""
+        if not isinstance(row, list) or len(row) != count or not all(map(is_number, row)):
+            self.refuse(name, f"wants {count} numbers, got {row!r:.60}")
+        return row
+
+    def contract(self, members: Sequence[str]) -> Contract:
+        """Check everything, each part before what rests on it."""
+        self.fields()
+        manifest = self.manifest
+        action = self.spec(ActionSpec, manifest["action"], "action")
+        observations = {
+            name: self.spec(ObsSpec, row, f"observations.{name}")
+            for name, row in manifest["observations"].items()
+        }
+        cameras = {
+            name: self.spec(CameraSpec, row, f"cameras.{name}") for name, row in manifest["cameras"].items()
+        }
+        if not (observations or cameras):
+            self.refuse("observations", "is empty, as is 'cameras': the policy would see nothing")
+        self.action(action)
+        self.groups(observations, cameras)
+        self.start(action)
+        self.robot(action)
+        self.optics(cameras)
+        self.times((*observations, *cameras))
+        self.graph(members)
+        self.lineage()
+        return Contract(action, observations, cameras)
+
+    def spec(self, kind: type[Spec], row: Any, where: str) -> Spec:  # noqa: ANN401  (of JSON)
+        if not isinstance(row, dict):
+            self.refuse(where, f"wants a dict, got {row!r:.60}")
+        hints = typing.get_type_hints(kind)
+        for key in sorted(set(row) & set(hints)):
+            self.typed(f"{where}.{key}", row[key], hints[key])
+        try:
+            spec = from_dict(kind, row)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise UserError(f"{self.path}: manifest field {where!r}: {error}") from None
+        # a field left to its default would be a silent change of the contract
+        if rows := differences(row, to_dict(spec)):
+            self.refuse(f"{where}.{rows[0].split(':')[0]}", "is missing")
+        return spec
+
+    def action(self, action: ActionSpec) -> None:
+        if not all(action.names) or len(set(action.names)) != action.size:
+            self.refuse("action.names", f"wants names of joints, each once, got {action.names!r:.60}")
+        if any(low >= high for low, high in zip(action.position_lower, action.position_upper, strict=True)):
+            self.refuse("action.position_lower", "must be below action.position_upper for every joint")
+        if self.manifest["control_dt"] != action.control_dt:
+            why = f"is {self.manifest['control_dt']} s, action.control_dt is {action.control_dt} s"
+            self.refuse("control_dt", why)
+
+    def groups(self, observations: dict[str, ObsSpec], cameras: dict[str, CameraSpec]) -> None:
+        for name, spec in observations.items():
+            where = f"observations.{name}"
+            if name != spec.group or spec.role not in ("proprio", "history"):
+                self.refuse(where, f"is group {spec.group!r} of role {spec.role!r}: no robot has it")
+            if not spec.size or len({term.name for term in spec.terms}) != len(spec.terms):
+                self.refuse(f"{where}.terms", "wants terms, each once and of something")
+        for name, camera in cameras.items():
+            if name != camera.name or name in observations:
+                self.refuse(f"cameras.{name}", f"describes camera {camera.name!r}, or is a group too")
+            if len(camera.position_m) != 3:
+                self.refuse(f"cameras.{name}.position_m", "wants 3 numbers")
+            turned = camera.quaternion_wxyz
+            if len(turned) != 4 or not abs(math.hypot(*turned) - 1) < 1e-3:
+                self.refuse(f"cameras.{name}.quaternion_wxyz", "wants 4 numbers of norm 1")
+            if camera.width * camera.height > MOST_PIXELS or max(camera.shape) > MOST_PIXELS**0.5:
+                got = f"{camera.width}x{camera.height}"
+                self.refuse(f"cameras.{name}.width", f"and height are not of a picture: {got}")
+        for name in _PARTS:
+            if not isinstance(self.manifest[name].get("part"), str):
+                self.refuse(f"{name}.part", "wants the name of a part")
+
+    def start(self, action: ActionSpec) -> None:
+        start = self.manifest["start"]
+        self.keys("start", start, ("joint_pos_lower", "joint_pos_upper"))
+        lower, upper = (self.numbers(f"start.{key}", row, action.size) for key, row in sorted(start.items()))
+        if any(low > high for low, high in zip(lower, upper, strict=True)):
+            self.refuse("start.joint_pos_lower", "must not be above start.joint_pos_upper")
+
+    def robot(self, action: ActionSpec) -> None:
+        robot, start = self.manifest["robot"], self.manifest["start"]
+        self.keys("robot", robot, (*GAINS, "home", "quaternion_order", "units"))
+        for name in GAINS:
+            if robot[name] is not None:
+                least = min(self.numbers(f"robot.{name}", robot[name], action.size))
+                if least < 0 or (least == 0 and name in _POSITIVE):
+                    self.refuse(f"robot.{name}", f"must be {'>' if name in _POSITIVE else '>='} 0")
+        home = self.numbers("robot.home", robot["home"], action.size)
+        for what, low, high in (
+            ("the start envelope", start["joint_pos_lower"], start["joint_pos_upper"]),
+            ("the position limits", action.position_lower, action.position_upper),
+        ):
+            if any(not a <= q <= b for a, q, b in zip(low, home, high, strict=True)):
+                self.refuse("robot.home", f"is outside {what}")
+        if robot["quaternion_order"] != QUATERNION_ORDER:
+            got = f"{robot['quaternion_order']!r:.60}"
+            self.refuse("robot.quaternion_order", f"is {got}, wanted {QUATERNION_ORDER!r}")
+        self.keys("robot.units", robot["units"], tuple(UNITS))
+        if rows := differences(UNITS, robot["units"], "robot.units"):
+            self.refuse(rows[0].split(":")[0], f"is another unit: {rows[0].partition(': ')[2]:.60}")
+
+    def optics(self, cameras: dict[str, CameraSpec]) -> None:
+        for group in ("optics", "statistics"):
+            self.keys(group, self.manifest[group], tuple(cameras))
+        for name, camera in cameras.items():
+            row, where = self.manifest["optics"][name], f"optics.{name}"
+            self.keys(where, row, (*LENS, "crop", "rate_hz"))
+            for key in (*LENS, "rate_hz"):
+                self.typed(f"{where}.{key}", row[key], float)
+                if not row[key] > (-1 if key in ("cx", "cy") else 0):
+                    self.refuse(f"{where}.{key}", f"is {row[key]}")
+            if row["cx"] > camera.width or row["cy"] > camera.height:
+                self.refuse(f"{where}.cx", "and cy must lie in the picture")
+            seen = focal_px(camera)
+            if not abs(row["fy"] - seen) <= _SAME_LENS * seen:
+                why = f"is {row['fy']}; cameras.{name}.fovy_deg says {seen}"
+                self.refuse(f"{where}.fy", why)
+            crop = row["crop"]
+            if crop is not None and not (
+                isinstance(crop, list) and len(crop) == 4 and all(is_number(v, int) for v in crop)
+                and min(crop[:2]) >= 0 and min(crop[2:]) >= 1
+            ):  # fmt: skip
+                self.refuse(f"{where}.crop", f"wants null or [x, y, width, height], got {crop!r:.60}")
+            try:
+                read_statistics(self.manifest["statistics"][name], camera, f"statistics.{name}")
+            except UserError as error:
+                raise UserError(f"{self.path}: manifest field {error}") from None
+
+    def times(self, names: Sequence[str]) -> None:
+        ages, latency = self.manifest["ages_s"], self.manifest["latency_s"]
+        self.keys("ages_s", ages, names)
+        self.keys("latency_s", latency, names)
+        for name in names:
+            self.typed(f"ages_s.{name}", ages[name], float)
+            if ages[name] <= 0:
+                self.refuse(f"ages_s.{name}", f"must be > 0 s, got {ages[name]}")
+            least, most = self.numbers(f"latency_s.{name}", latency[name], 2)
+            if not 0 <= least <= most:
+                self.refuse(f"latency_s.{name}", f"wants 0 <= least <= most, got {latency[name]}")
+
+    def graph(self, members: Sequence[str]) -> None:
+        """Refuse a description of the graph that is not whole, or names members that are not there."""
+        graph = self.manifest["graph"]
+        self.keys("graph", graph, ("member", "samples", "inputs", "outputs"))
+        for role in ("member", "samples"):
+            if not isinstance(graph[role], str) or graph[role] not in members:
+                self.refuse(f"graph.{role}", f"is {graph[role]!r:.60}. Members: {', '.join(members)}")
+        for side in ("inputs", "outputs"):
+            if not isinstance(graph[side], dict):
+                self.refuse(f"graph.{side}", "wants {name: {shape, dtype}}")
+            for name, row in graph[side].items():
+                where = f"graph.{side}.{name}"
+                self.keys(where, row, ("shape", "dtype"))
+                self.typed(f"{where}.shape", row["shape"], tuple[int, ...])
+                if not all(1 <= side <= LONGEST_SIDE for side in row["shape"]):
+                    self.refuse(f"{where}.shape", f"is {row['shape']!r:.60}")
+                if row["dtype"] not in DTYPES:
+                    self.refuse(f"{where}.dtype", f"is {row['dtype']!r:.60}. Known: {', '.join(DTYPES)}")
+
+    def lineage(self) -> None:
+        for index, row in enumerate(self.manifest["lineage"]):
+            where = f"lineage[{index}]"
+            self.keys(where, row, ("path", "stage", "checkpoint", "sha256"))
+            for key, value in row.items():
+                self.typed(f"{where}.{key}", value, str)
+        for name, value in self.manifest["evaluation"].items():
+            if value is not None:
+                self.typed(f"evaluation.{name}", value, float)
+        if self.manifest["parity_max_abs"] < 0:
+            self.refuse("parity_max_abs", f"must be >= 0, got {self.manifest['parity_max_abs']}")
+
+
+def focal_px(camera: CameraSpec) -> float:
+    """Return the focal length of a camera with square pixels."""
+    return camera.height / 2 / math.tan(math.radians(camera.fovy_deg) / 2)

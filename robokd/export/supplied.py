@@ -1,0 +1,162 @@
+"""What a foreign export says, and what a person says besides, as one: complete, of the right shape, agreeing.
+
+Shapes: A joints. Fields go by dotted names; a contract file is JSON, nested by the dots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from robokd import UserError, registry
+from robokd.export.dialects import Foreign
+from robokd.export.manifest import GAINS, is_number
+from robokd.export.wrap import CHANNELS, LAST_ACTION, Reads
+from robokd.files import read_json
+
+LIMITS = ("position_lower", "position_upper", "velocity", "acceleration")
+START = ("start.joint_pos_lower", "start.joint_pos_upper")
+REQUIRED = (
+    "action.names", "control_dt", "action.scale", "default_joint_pos",
+    *(f"action.{name}" for name in LIMITS), *START, "latency_s",
+)  # fmt: skip
+OPTIONAL = ("action.offset", "action.clip", "robot.home", *(f"robot.{name}" for name in GAINS), "task")
+TERM = ("scale", "channel", "values")  # of observations.<term>
+_CHANNELS = {  # names that suites give to what we have
+    "joint_pos": "joint_pos", "joint_pos_rel": "joint_pos", "joint_vel": "joint_vel",
+    "joint_vel_rel": "joint_vel", "actions": LAST_ACTION, "last_action": LAST_ACTION,
+}  # fmt: skip
+_COMMAND = "command"  # in the name of a term that a person may hold constant
+Fields = dict[str, Any]  # by dotted names
+
+
+def complete(foreign: Foreign, contract: Path | None) -> tuple[Fields, list[Reads]]:
+    """Return all fields and the terms of the observation; UserError, listing them, where some are lacking."""
+    supplied = dict(_flat(read_json(contract))) if contract else {}
+    terms = foreign.terms or _terms(supplied)
+    fields = foreign.fields | supplied
+    for name in terms:
+        _check_term(foreign, name, fields)
+    _refuse_unknown(contract, supplied, terms)
+    wanted = [*REQUIRED, *(f"observations.{name}.{_wanted(name, fields)}" for name in terms)]
+    lacking = [name for name in wanted if fields.get(name) is None] + ([] if terms else ["observations"])
+    if lacking:
+        cure = f"add them to {contract}" if contract else "write them to a JSON file, contract=<file>"
+        raise UserError(f"{foreign.path} ({foreign.dialect}) does not say {', '.join(lacking)}: {cure}")
+    count = len(_names(foreign.path, fields["action.names"]))
+    shaped = {name: _shape(contract or foreign.path, name, value, count) for name, value in fields.items()}
+    for name in sorted(set(supplied) & set(foreign.fields)):
+        said = _shape(foreign.path, name, foreign.fields[name], count)
+        if not _agree(said, shaped[name], foreign):
+            what = f"{foreign.path} says {said!s:.60}, {contract} says {shaped[name]!s:.60}"
+            raise UserError(f"{name}: {what}; only digits can be added to what an export says")
+    return shaped, [_reads(name, shaped, count) for name in terms]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _terms(supplied: Fields) -> tuple[str, ...]:
+    """Return the terms that a contract describes, in its order."""
+    rows = (key.split(".") for key in supplied)
+    return tuple(dict.fromkeys(row[1] for row in rows if row[0] == "observations" and len(row) == 3))
+
+
+def _refuse_unknown(contract: Path | None, supplied: Fields, terms: Sequence[str]) -> None:
+    known = [*REQUIRED, *OPTIONAL, *(f"observations.{name}.{key}" for name in terms for key in TERM)]
+    for key in supplied:
+        if key not in known:
+            near = registry.did_you_mean(key, known)
+            raise UserError(f"{contract}: a contract has no field {key!r}.{near} Known: {', '.join(known)}")
+
+
+def _check_term(foreign: Foreign, name: str, fields: Fields) -> None:
+    """Refuse a term that is made of nothing that this runtime has."""
+    channel = fields.get(f"observations.{name}.channel", _CHANNELS.get(name))
+    if fields.get(f"observations.{name}.values") is not None:
+        if _COMMAND not in name:
+            raise UserError(
+                f"observations.{name}.values: only a command can be held constant, no measurement"
+            )
+    elif channel not in (*CHANNELS, LAST_ACTION) and not (channel is None and _COMMAND in name):
+        have = f"{', '.join(CHANNELS)} and the last {LAST_ACTION}"
+        what = f"{foreign.path} observes {name!r}, which this runtime has not; it has {have}"
+        raise UserError(f"{what} (observations.{name}.channel says if it is one of them under another name)")
+
+
+def _wanted(name: str, fields: Fields) -> str:
+    """Return which field of a term must be there."""
+    is_known = name in _CHANNELS or f"observations.{name}.channel" in fields
+    return "scale" if is_known else "values"
+
+
+def _names(owner: Path, value: object) -> list[str]:
+    if (
+        not isinstance(value, list)
+        or not value
+        or not all(isinstance(name, str) and name for name in value)
+        or len(set(value)) != len(value)
+    ):
+        raise UserError(f"{owner}: action.names wants names of joints, each once, got {value!r:.60}")
+    return value
+
+
+def _shape(owner: Path, name: str, value: Any, count: int) -> Any:  # noqa: ANN401  (of JSON)
+    """Return a field's value, one number for all joints as many; UserError unless it is of its shape."""
+    if name in ("action.names", "task") or name.endswith(".channel"):
+        if isinstance(value, list if name == "action.names" else str):
+            return value
+        raise UserError(f"{owner}: {name} wants text, got {value!r:.60}")
+    if name == "action.clip":
+        if isinstance(value, list) and len(value) == count and all(_is_row(row, 2) for row in value):
+            return value
+        raise UserError(f"{owner}: {name} wants [low, high] for each of {count} joints, got {value!r:.60}")
+    if name == "control_dt":
+        if is_number(value) and value > 0:
+            return float(value)
+        raise UserError(f"{owner}: {name} wants a number > 0 s, got {value!r:.60}")
+    if name.endswith(".values"):
+        if isinstance(value, list) and value and _is_row(value, len(value)):
+            return value
+        raise UserError(f"{owner}: {name} wants numbers, got {value!r:.60}")
+    if value is None and name.startswith("robot."):
+        return None
+    if is_number(value) and name != "latency_s":
+        return [float(value)] * count
+    length = 2 if name == "latency_s" else count
+    if not _is_row(value, length):
+        raise UserError(f"{owner}: {name} wants {length} numbers, got {value!r:.60}")
+    return [float(number) for number in value]
+
+
+def _is_row(value: object, count: int) -> TypeGuard[list[float]]:
+    return isinstance(value, list) and len(value) == count and all(map(is_number, value))
+
+
+def _agree(said: Any, told: Any, foreign: Foreign) -> bool:  # noqa: ANN401  (of JSON)
+    """Whether what a person says is what the export says, rounded as its suite rounds."""
+    if isinstance(said, list) and isinstance(told, list):
+        return len(said) == len(told) and all(_agree(a, b, foreign) for a, b in zip(said, told, strict=True))
+    if is_number(said) and is_number(told):
+        return said in (told, foreign.rounds(told))
+    return said == told
+
+
+def _reads(name: str, fields: Fields, count: int) -> Reads:
+    nothing = np.zeros((1, count), np.float32)
+    values = fields.get(f"observations.{name}.values")
+    if values is not None:
+        row = np.asarray([values], np.float32)
+        return Reads(channel="", offset=nothing, scale=nothing, values=row)
+    channel = fields.get(f"observations.{name}.channel") or _CHANNELS[name]
+    offset = np.asarray([fields["default_joint_pos"]], np.float32) if channel == "joint_pos" else nothing
+    scale = np.asarray([fields[f"observations.{name}.scale"]], np.float32)
+    return Reads(channel=channel, offset=offset, scale=scale, values=nothing)
