@@ -24,6 +24,12 @@ STAGES = {
     "evaluate": "robokd.evaluate:evaluate",
     "export": "robokd.export.onnx:export",
     "deploy": "robokd.sim2real.deploy:deploy",
+    "simulate": "robokd.sim2real.simulate:simulate",
+    "replay": "robokd.sim2real.replay:replay",
+    "faults": "robokd.sim2real.faults:faults",
+    "sysid": "robokd.sim2real.sysid:sysid",
+    "gap": "robokd.sim2real.gap:gap",
+    "import": "robokd.export.foreign:import_foreign",
     "play": "robokd.play:play",
     "look": "robokd.look:look",
     "bench": "robokd.bench.bench:bench",
@@ -84,10 +90,14 @@ def _command(words: Sequence[str]) -> None:
         from robokd import manual
 
         print(manual.list_parts(rest))
+    elif command == "keys":
+        from robokd import keys
+
+        print(keys.command(rest))
     elif command == "resume":
         _tell(_resume(rest))
     elif command not in STAGES:
-        raise UserError(registry.unknown("stage", command, [*STAGES, "resume", "list"]))
+        raise UserError(registry.unknown("stage", command, [*STAGES, "resume", "list", "keys"]))
     elif {"--help", "-h"} & set(rest):
         from robokd import manual
 

@@ -11,13 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robokd import UserError, registry
+from robokd.deploying import (
+    DeployConfig,
+    FaultsConfig,
+    GapConfig,
+    ImportConfig,
+    ReplayConfig,
+    SimulateConfig,
+    SysidConfig,
+)
 from robokd.overrides import Override, as_typed, compose_stage, experiment, flatten, parse, unknown_key
 from robokd.schemas import (
     LINEAGE,
     SCHEMAS,
     SHARED,
     BenchConfig,
-    DeployConfig,
     DistillConfig,
     DoctorConfig,
     EvaluateConfig,
@@ -38,11 +46,17 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FaultsConfig",
+    "GapConfig",
+    "ImportConfig",
     "LookConfig",
     "PipelineConfig",
     "PlayConfig",
     "RefineConfig",
+    "ReplayConfig",
     "ReportConfig",
+    "SimulateConfig",
+    "SysidConfig",
     "TeachConfig",
     "compose",
     "dump",

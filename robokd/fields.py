@@ -42,6 +42,9 @@ def check(config: Any, prefix: str = "") -> None:  # noqa: ANN401  (any of the s
         "weight_decay": 0,
         "sequence": 0,
         "critic_warmup": 0,
+        "domain": 0,
+        "period_p99_s": 0,
+        "inference_p99_s": 0,
     }
     for key, value in vars(config).items():
         if type(value) in (int, float) and not value >= (

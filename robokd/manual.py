@@ -26,6 +26,12 @@ EXAMPLES = {
     "evaluate": "robokd evaluate run=runs/<run> episodes=512 baseline=runs/<other run>",
     "export": "robokd export run=runs/<run> out=reach.robokd",
     "deploy": "robokd deploy bundle=reach.robokd robot=mujoco episodes=20",
+    "simulate": "robokd simulate bundle=reach.robokd protocol=ros2",
+    "replay": "robokd replay log=runs/<deploy run>",
+    "faults": "robokd faults bundle=reach.robokd robot=mujoco out=faults.json",
+    "sysid": "robokd sysid bundle=reach.robokd robot=mujoco out=randomise.yaml",
+    "gap": "robokd gap log=runs/<deploy run>",
+    "import": "robokd import foreign=policy.onnx contract=missing.json out=walk.robokd",
     "pipeline": "robokd pipeline task=reach experiment=demo",
     "play": "robokd play run=runs/<run> video=out.mp4",
     "look": "robokd look task=reach cameras=all corrupt=realsense_d435 out=sheet.png",
@@ -43,6 +49,7 @@ usage: robokd <stage> key=value …
 {stages}
   {resume}  Go on with a run that was cut off: robokd resume run=runs/<run>
   {list}  List the parts that can be named: robokd list task
+  {keys}  Make and trust the keys that bundles are signed with: robokd keys new | trust | list
 
 `robokd <stage> --help` lists the keys of a stage. Each run leaves a folder in runs/ with its configuration,
 metrics, checkpoints and summary.json, whose path is the last line printed.
@@ -52,7 +59,8 @@ Exit codes: 0 done, 1 a fault of robokd, 2 a mistake in what was asked, 3 a safe
 def overview() -> str:
     """Return the text of `robokd --help`."""
     rows = [f"  {stage:<10}{_first_line(kind)}" for stage, kind in SCHEMAS.items()]
-    return OVERVIEW.format(stages="\n".join(rows), resume=f"{'resume':<8}", list=f"{'list':<8}")
+    extra = {name: f"{name:<8}" for name in ("resume", "list", "keys")}
+    return OVERVIEW.format(stages="\n".join(rows), **extra)
 
 
 def stage_help(stage: str, words: Sequence[str]) -> str:

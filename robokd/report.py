@@ -199,20 +199,15 @@ def _milliseconds(times: dict[str, float | None]) -> str:
 
 
 def _times(path: Path) -> dict[str, list[float]]:
-    """Return inference times and loop periods in ms from a deployment's log."""
-    from mcap.reader import make_reader
+    """Return inference times and loop periods in ms from a deployment's log, if there is one."""
+    from robokd.sim2real.log_reader import read_log
 
     if not path.exists():
         return {}
-    with path.open("rb") as stream:
-        ticks = [
-            (message.log_time, json.loads(message.data))
-            for _, _, message in make_reader(stream).iter_messages(topics=["/tick"])
-        ]
-    periods = [(b[0] - a[0]) / 1e6 for a, b in pairwise(ticks) if a[1]["episode"] == b[1]["episode"]]
-    return (
-        {"inference": [tick["inference_s"] * 1e3 for _, tick in ticks], "period": periods} if periods else {}
-    )
+    ticks = read_log(path, pictures=False).ticks
+    periods = [(b.begun_s - a.begun_s) * 1e3 for a, b in pairwise(ticks) if a.episode == b.episode]
+    inferences = [tick.decision.inference_s * 1e3 for tick in ticks]
+    return {"inference": inferences, "period": periods} if periods else {}
 
 
 def _costs(runs: Sequence[Run]) -> str:

@@ -1,63 +1,90 @@
-"""Deploy: run a bundle on a robot behind the safety layer, and say how it went."""
+"""Deploy: run a bundle on a robot behind the guard, and say how it went."""
 
 from __future__ import annotations
 
 import contextlib
+import select
+import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from robokd.sim2real.log import Log
-from robokd.sim2real.loop import Account, Pace, Plan, connected, run_loop
+from robokd.sim2real.board import Board
+from robokd.sim2real.eyes import READY
+from robokd.sim2real.guard_link import READY_S, GuardLink
+from robokd.sim2real.log import Log, LogError
+from robokd.sim2real.lookout import Lookout
+from robokd.sim2real.loop import Account, Crew, Pace, Plan, one_interrupt, run_loop
+from robokd.sim2real.packets import pair
 from robokd.sim2real.policy import Policy
-from robokd.sim2real.robot import EpisodicRobot, Robot
-from robokd.sim2real.safety import Safety, SafetyStop
+from robokd.sim2real.process import Process, prepare, quantiles
+from robokd.sim2real.robot import Plant, SimulatedCfg
+from robokd.sim2real.safety import SafetyStop
+from robokd.sim2real.senses import Senses
+from robokd.sim2real.shadow import Shadow
 
 from robokd import UserError
-from robokd.config import dump
-from robokd.export.bundle import Bundle, read_bundle
+from robokd.config import dump, words
+from robokd.export.bundle import Bundle, check_trust, read_bundle
 from robokd.intervals import wilson
 from robokd.run import Run
 
 if TYPE_CHECKING:
     from robokd.config import DeployConfig
 
+EYES = "robokd.sim2real.eyes"
+HOMING_S = 60.0
+Connect = Callable[[], tuple[socket.socket, socket.socket]]
 
-def deploy(config: DeployConfig, resume: Run | None = None) -> Path:
+
+def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = pair) -> Path:
     """Run the bundle and return the path of the stage's summary; a safety stop is raised after it is written.
 
     What does not fit is refused before there is a run: bundle, task, plan, and a robot as it is connected.
-    A deployment is not continued but done again: a resumed one begins with its first episode.
+    A deployment is not continued but done again: a resumed one begins with its first episode. `connect` makes
+    the two ends of the line between policy and guard.
     """
     bundle = read_bundle(config.bundle)
-    check_task(config, bundle)
-    policy = Policy(bundle)
-    robot = config.robot.build(bundle=bundle, seed=config.seed)
-    plan = make_plan(config, robot, bundle)
-    safety, pace, account = Safety(bundle), Pace(bundle.action.control_dt), Account()
-    stopped: SafetyStop | None = None
-    # the robot is stopped first, then the log is written to its end
-    with contextlib.ExitStack() as files, connected(robot):
+    check_bundle(config, bundle)
+    policy, plan = Policy(bundle), make_plan(config, bundle)
+    shadow = Shadow(read_bundle(config.shadow), bundle) if config.shadow else None
+    lookout = Lookout(bundle, config.mismatch)
+    account, pace, stopped = Account(), Pace(bundle.action.control_dt), None
+    with started(config, bundle, connect) as hands:
+        lookout.inspect(hands.board, hands.plant)
+        # not before: robot and cameras would inherit the core and the priority
+        prepare(config.runtime.cores, 0, fifo=config.runtime.fifo)
         run = resume or create_run(config, bundle)
-        robot.log_into(run.path)
-        log = files.enter_context(contextlib.closing(open_log(config, bundle, run)))
+        hands.log_into(run.path)
+        log = open_log(config, bundle, run)
+        crew = Crew(
+            link=hands.link, senses=hands.senses, policy=policy, log=log, pace=pace, account=account,
+            watchers=(lookout, shadow) if shadow else (lookout,), plant=hands.plant,
+        )  # fmt: skip
         try:
-            run_loop(
-                robot, policy, safety=safety, pace=pace, log=log, account=account, plan=plan,
-                after_episode=lambda: say(account),
-            )  # fmt: skip
+            with at_home(config, bundle, hands.link):
+                run_loop(crew, plan, after_episode=lambda: say(account))
+        except LogError as error:  # what is not recorded does not go on
+            stopped = SafetyStop("log", str(error))
         except SafetyStop as stop:
             stopped = stop
-            log.event(time.monotonic(), stop.kind, str(stop))
-    report = robot.report() if isinstance(robot, EpisodicRobot) else {}
+        finally:
+            hands.stop(*(("end", "") if stopped is None else (stopped.kind, stopped.message)))
+            digest, stopped = close_log(log, hands.link, stopped)
+    stopped = stopped or over_budget(config, account, pace)
+    report = hands.plant.report() if hands.plant else {}
     summary = run.write_summary({
-        "sim": bundle.manifest["sim_config"]["part"] if isinstance(robot, EpisodicRobot) else None,
-        "robot": config.robot.name, "bundle": str(bundle.path), "bundle_sha256": bundle.sha256,
+        "sim": report.get("sim"), "robot": config.robot.name,
+        "bundle": str(bundle.path), "bundle_sha256": bundle.sha256,
         "env_steps": account.ticks, **outcome(account), "deadline_misses": pace.misses,
-        "safety": dict(safety.counts), "stop_reason": stopped.kind if stopped else "end",
+        "latency_s": latency(bundle, account), "guard": hands.link.report,
+        "safety": safety_counts(hands.link.report, stopped), "shadow": shadow.report() if shadow else None,
+        "lookout": lookout.report(),
+        "stop_reason": stopped.kind if stopped else "end", "actions_sha256": digest,
         "frames_rendered": report.get("frames_rendered", 0),
         "robot_peak_rss_mb": report.get("peak_rss_mb"), "robot_log": report,
     })  # fmt: skip
@@ -66,10 +93,150 @@ def deploy(config: DeployConfig, resume: Run | None = None) -> Path:
     return summary
 
 
-def check_task(config: DeployConfig, bundle: Bundle) -> None:
-    """Refuse a bundle for another task than the one that is asked for, if one is."""
+@contextlib.contextmanager
+def at_home(config: DeployConfig, bundle: Bundle, link: GuardLink) -> Iterator[None]:
+    """If that is asked for, go slowly to the ready pose before the block, and after it when it ended well."""
+    if not config.home or link.is_shadow:  # a robot that is not to move does not get there
+        yield
+        return
+    home = np.array(bundle.manifest["robot"]["home"], np.float32)
+    link.home(home, HOMING_S)
+    yield
+    link.home(home, HOMING_S)
+
+
+def close_log(log: Log, link: GuardLink, stopped: SafetyStop | None) -> tuple[str, SafetyStop | None]:
+    """Write what is left, and why the run ended; return the hash of all actions, and the stop."""
+    try:
+        for sent in link.sents:
+            log.sent(sent)
+        if stopped is not None:
+            log.event(time.monotonic(), stopped.kind, str(stopped))
+        return log.close(), stopped
+    except LogError as error:
+        return log.close(), stopped or SafetyStop("log", str(error))
+
+
+def over_budget(config: DeployConfig, account: Account, pace: Pace) -> SafetyStop | None:
+    """Return the stop of a run that did not keep its budgets, if it has any."""
+    budgets = {
+        "period": (config.runtime.period_p99_s, [abs(one - pace.period_s) for one in account.periods_s]),
+        "inference": (config.runtime.inference_p99_s, account.inferences_s),
+    }
+    for name, (budget, seconds) in budgets.items():
+        p99 = quantiles(seconds)["p99"]
+        if budget and p99 is not None and p99 > budget:
+            return SafetyStop(
+                "budget", f"runtime.{name}_p99_s={budget:g} s was not kept: p99 was {p99:.6f} s"
+            )
+    return None
+
+
+def latency(bundle: Bundle, account: Account) -> dict[str, dict[str, Any]]:
+    """Return by camera how much older than a command its picture was, and what training had."""
+    trained = bundle.manifest["latency_s"]
+    return {
+        name: {"trained": trained[name], "measured": quantiles(account.ages_s[name])}
+        for name in bundle.cameras
+    }
+
+
+def is_simulated(config: DeployConfig) -> bool:
+    """Whether the robot is a simulated one, which is neither signed for nor armed."""
+    return isinstance(config.robot, SimulatedCfg)
+
+
+@dataclass(kw_only=True)
+class Hands:
+    """The processes of a deployment besides this one."""
+
+    link: GuardLink
+    senses: Senses
+    board: Board
+    eyes: Process | None
+    leash: socket.socket  # closed, it ends the camera process
+    plant: Plant | None
+    folder: Path | None = None
+
+    def log_into(self, folder: Path) -> None:
+        """Let the processes keep their own files in the run's folder."""
+        self.folder = folder
+        self.link.log_into(folder)
+        if self.plant is not None:
+            self.plant.log_into(str(folder))
+
+    def stop(self, kind: str, message: str) -> None:
+        """Bring the robot to rest, then end every process. Also twice."""
+        try:
+            self.link.stop(kind, message)
+        finally:
+            self.leash.close()
+            if self.eyes is not None:
+                self.eyes.end(1.0)
+            if self.plant is not None:
+                self.plant.stop()
+            if self.folder is not None:
+                self.link.keep_output(self.folder)
+                if self.eyes is not None:
+                    self.eyes.keep_output(self.folder / "eyes_output.txt")
+
+
+@contextlib.contextmanager
+def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> Iterator[Hands]:
+    """Start the robot if it is a simulated one, its guard and its cameras; all have ended after the block."""
+    with one_interrupt(), contextlib.ExitStack() as ends:
+        plant = None
+        if isinstance(config.robot, SimulatedCfg):
+            plant = config.robot.plant(bundle=bundle, seed=config.seed)
+            ends.callback(plant.stop)
+            plant.start()
+        said = words("deploy", config)
+        link = GuardLink(said, bundle.action.size, plant.joints if plant else None, connect)
+        ends.callback(link.stop)
+        board = Board(bundle.cameras)
+        ends.callback(board.close)
+        leash, far = socket.socketpair()
+        eyes = None
+        if bundle.cameras:
+            camera = plant.cameras if plant else None
+            number = -1 if camera is None else camera.fileno()
+            given = [board.descriptor, far.fileno(), *([number] if camera else [])]
+            eyes = Process("camera process", EYES, [*map(str, given[:2]), str(number), *said], given)
+        far.close()
+        if plant is not None:
+            plant.cameras.close()
+        hands = Hands(
+            link=link,
+            senses=Senses(bundle, link, board, eyes),
+            board=board,
+            eyes=eyes,
+            leash=leash,
+            plant=plant,
+        )
+        ends.callback(hands.stop, "end", "")
+        link.ready()
+        if eyes is not None:
+            wait_for(eyes, leash)
+        try:
+            yield hands
+        finally:
+            # the one interrupt may have hit a stop within the block; none can hit this one
+            hands.stop("interrupt", "")
+
+
+def wait_for(eyes: Process, leash: socket.socket) -> None:
+    """Wait until the cameras are open; UserError where they cannot be opened."""
+    ready, _, _ = select.select([leash], [], [], READY_S)
+    if not ready or leash.recv(len(READY)) != READY:
+        raise UserError(f"the cameras cannot be opened: {eyes.fate()}")
+
+
+def check_bundle(config: DeployConfig, bundle: Bundle) -> None:
+    """Refuse a bundle for another task than the one that is asked for, and one that nobody vouches for."""
     if config.task and config.task != bundle.manifest["task"]:
         raise UserError(f"{bundle.path} is for task={bundle.manifest['task']}, not for task={config.task}")
+    if warning := check_trust(bundle, is_hardware=not is_simulated(config)):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def create_run(config: DeployConfig, bundle: Bundle) -> Run:
@@ -92,11 +259,11 @@ def say(account: Account) -> None:
     print(f"episode {account.episodes}: {word}, {account.ticks} ticks so far", file=sys.stderr, flush=True)
 
 
-def make_plan(config: DeployConfig, robot: Robot, bundle: Bundle) -> Plan:
+def make_plan(config: DeployConfig, bundle: Bundle) -> Plan:
     """Return how long to run; only a robot that has episodes can be asked for so many."""
     if config.duration_s > 0:
         return Plan(episodes=0, ticks=max(1, round(config.duration_s / bundle.action.control_dt)))
-    if not isinstance(robot, EpisodicRobot):
+    if not is_simulated(config):
         raise UserError(f"robot={config.robot.name} has no episodes; say how long with duration_s=…")
     return Plan(episodes=config.episodes, ticks=0)
 
@@ -106,14 +273,16 @@ def outcome(account: Account) -> dict[str, Any]:
     return {
         "success": wilson(account.successes),
         "ticks": account.ticks,
-        "period_s": percentiles(account.periods_s),
-        "inference_s": percentiles(account.inferences_s),
-        "late_s": percentiles(account.late_s),
-        "age_s": {channel: percentiles(ages) for channel, ages in account.ages_s.items()},
+        "period_s": quantiles(account.periods_s),
+        "inference_s": quantiles(account.inferences_s),
+        "late_s": quantiles(account.late_s),
+        "age_s": {channel: quantiles(ages) for channel, ages in account.ages_s.items()},
     }
 
 
-def percentiles(seconds: Sequence[float]) -> dict[str, float | None]:
-    """Return the median, the tails and the largest of measured times."""
-    shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
-    return {name: float(np.quantile(seconds, share)) if seconds else None for name, share in shares.items()}
+def safety_counts(report: dict[str, Any], stopped: SafetyStop | None) -> dict[str, int]:
+    """Return how often each kind of limit moved a command, and what stopped the run."""
+    counts = dict(report.get("limited", {}))
+    if stopped is not None:
+        counts.setdefault(stopped.kind, 1)
+    return counts

@@ -1,4 +1,4 @@
-"""The fixed-rate loop: read, check, infer, limit, write, log, wait. The robot is stopped on every way out.
+"""The policy's loop: sense, infer, command, log, wait. However it ends, the robot is brought to rest.
 
 All times are seconds on one monotonic clock.
 """
@@ -16,17 +16,20 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn
 
+from robokd.sim2real.guard_link import GuardLink
 from robokd.sim2real.log import Log, Tick
 from robokd.sim2real.policy import Policy
-from robokd.sim2real.robot import EpisodicRobot, Robot
-from robokd.sim2real.safety import Safety
+from robokd.sim2real.robot import Plant
+from robokd.sim2real.senses import Reading, Senses
 
-SPIN_S = 1e-3  # the last part of a wait is spun: sleep wakes late
+SPIN_S = 0.5e-3  # the last part of a wait is spun: sleep wakes late
 SLACK = 0.1  # share of the period that a tick may begin late before its deadline counts as missed
+RESERVE_S = 2e-3  # of each period that the log may not use
+REHEARSAL_S = 1.0  # for an episode's first pictures
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, handled as Ctrl-C is."""
+    """SIGTERM or SIGHUP, handled as Ctrl-C is."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +67,7 @@ class Account:
 
 
 class Pace:
-    """Absolute deadlines `period_s` apart; after a missed one the grid starts afresh, without a burst."""
+    """Absolute deadlines `period_s` apart; those that cannot be met any more are left out."""
 
     def __init__(
         self,
@@ -74,105 +77,129 @@ class Pace:
     ) -> None:
         self.period_s, self.clock, self._sleep = period_s, clock, sleep
         self.misses = 0
-        self.tick_s = self._deadline = clock()
+        self.tick_s = self.deadline_s = clock()
 
     def begin(self) -> None:
         """Start the grid now."""
-        self.tick_s = self._deadline = self.clock()
+        self.tick_s = self.deadline_s = self.clock()
 
     def wait(self) -> tuple[float, float]:
         """Wait for the next deadline; return (period, lateness) of the tick that begins."""
-        self._deadline += self.period_s
-        now = self.clock()
-        is_missed = now > self._deadline
-        if (rest := self._deadline - SPIN_S - now) > 0:
-            self._sleep(rest)
-        while (now := self.clock()) < self._deadline:
-            pass
-        late = now - self._deadline
-        if is_missed or late > SLACK * self.period_s:
-            # on the old grid the next command would follow this one too soon, and the robot be too fast
+        self.deadline_s += self.period_s
+        # the guard keeps commands apart: after a small delay the old grid is kept, and with it the mean rate
+        while (now := self.clock()) > self.deadline_s + self.period_s:
+            self.deadline_s += self.period_s
             self.misses += 1
-            self._deadline = now
+        if (rest := self.deadline_s - SPIN_S - now) > 0:
+            self._sleep(rest)
+        while (now := self.clock()) < self.deadline_s:
+            pass
+        late = now - self.deadline_s
+        self.misses += late > SLACK * self.period_s
         period, self.tick_s = now - self.tick_s, now
         return period, late
 
 
-def run_loop(
-    robot: Robot,
-    policy: Policy,
-    *,
-    safety: Safety,
-    pace: Pace,
-    log: Log,
-    account: Account,
-    plan: Plan,
-    after_episode: Callable[[], None] = lambda: None,
-) -> None:
-    """Run the plan on a robot within `connected`; however it ends, the robot is stopped at once."""
-    try:
-        with _no_garbage_collection():
-            while not plan.is_over(account):
-                if isinstance(robot, EpisodicRobot):
-                    robot.begin(account.episodes)
-                _run_episode(robot, policy, safety=safety, pace=pace, log=log, account=account, plan=plan)
-                # the robot rests: time for the disk
-                log.flush()
-                after_episode()
-                gc.collect()
-    finally:
-        robot.stop()
+class Watcher:
+    """What looks on at every tick: it may stop the run by SafetyStop, and is given the idle time."""
+
+    def see(self, reading: Reading) -> None:
+        """Judge what the policy is about to be given."""
+
+    def idle(self, tick: Tick, until_s: float) -> None:
+        """Use the time that is left of a period."""
+
+    def begin(self) -> None:
+        """Begin an episode."""
 
 
-@contextlib.contextmanager
-def connected(robot: Robot) -> Iterator[None]:
-    """Connect a robot; however the block ends, the robot has been stopped."""
-    with _one_interrupt():
-        try:
-            try:
-                robot.connect()
-                yield
-            finally:
-                robot.stop()
-        finally:
-            # the one interrupt may have hit the stop above; none can hit this one
-            robot.stop()
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """All that takes part in a run of the loop."""
+
+    link: GuardLink
+    senses: Senses
+    policy: Policy
+    log: Log
+    pace: Pace
+    account: Account
+    watchers: tuple[Watcher, ...] = ()
+    plant: Plant | None = None
 
 
-def _run_episode(
-    robot: Robot, policy: Policy, *, safety: Safety, pace: Pace, log: Log, account: Account, plan: Plan
-) -> None:
-    reading = robot.read()
-    safety.begin(reading)
-    policy.begin()
+def run_loop(crew: Crew, plan: Plan, after_episode: Callable[[], None] = lambda: None) -> None:
+    """Run the plan; an episode that ends, or is left, brings the robot to rest."""
+    account = crew.account
+    with _no_garbage_collection():
+        while not plan.is_over(account):
+            if crew.plant is not None:
+                crew.plant.begin(account.episodes)
+            outcome = _run_episode(crew, plan)
+            crew.link.release()
+            _log_sent(crew)
+            # the robot rests: time for the disk
+            crew.log.flush()
+            if outcome is not None:
+                account.episodes += 1
+                account.successes.append(outcome)
+            after_episode()
+            gc.collect()
+
+
+def _run_episode(crew: Crew, plan: Plan) -> bool | None:
+    """Follow the policy until the episode, or the plan, is over; return the outcome if there was one."""
+    link, pace, account, log = crew.link, crew.pace, crew.account, crew.log
+    link.hand_over()
+    _rehearse(crew)
+    crew.policy.begin()
+    log.episode(pace.clock(), account.episodes)
+    for watcher in crew.watchers:
+        watcher.begin()
+    crew.senses.wait_for_picture(pace.clock(), 1.5 * pace.period_s)
     pace.begin()
-    while not (reading.is_done or plan.is_out_of_ticks(account)):
-        now_s = pace.clock()
-        safety.check_reading(reading, now_s)
+    while not plan.is_out_of_ticks(account):
+        reading = crew.senses.read(pace.clock)
+        for watcher in crew.watchers:
+            watcher.see(reading)
         for channel, captured_s in reading.captured_s.items():
-            account.ages_s[channel].append(now_s - captured_s)
-        anchor, rate = safety.anchor, safety.rate
-        decision = policy.act(reading.channels, anchor, rate, pace.clock)
-        command = safety.limit(decision.command)
-        sent = robot.write(command)
-        safety.accept(sent)
+            account.ages_s[channel].append(reading.read_s - captured_s)
+        decision = crew.policy.act(reading.channels, reading.anchor, reading.rate, pace.clock)
+        number = link.command(decision.command)
         account.inferences_s.append(decision.inference_s)
-        log.tick(Tick(
-            begun_s=pace.tick_s, episode=account.episodes, reading=reading, decision=decision, anchor=anchor,
-            rate=rate, sent=sent,
-        ))  # fmt: skip
+        tick = Tick(
+            begun_s=pace.tick_s, episode=account.episodes, number=number, channels=reading.channels,
+            captured_s=reading.captured_s, anchor=reading.anchor, rate=reading.rate, decision=decision,
+        )  # fmt: skip
+        log.tick(tick)
+        for watcher in crew.watchers:
+            watcher.idle(tick, pace.deadline_s + pace.period_s - RESERVE_S)
+        _log_sent(crew)
+        log.work(pace.deadline_s + pace.period_s - RESERVE_S)
         period, late = pace.wait()
         account.periods_s.append(period)
         account.late_s.append(late)
-        reading = robot.read()
-    if reading.is_done:
-        account.episodes += 1
-        account.successes.append(reading.is_success)
+        if crew.plant is not None and (outcome := crew.plant.outcome()) is not None:
+            return outcome
+    return None
+
+
+def _rehearse(crew: Crew) -> None:
+    """Do once what a tick does, but for the command: the first one is to be as quick as the others."""
+    crew.senses.wait_for_picture(0.0, REHEARSAL_S)
+    reading = crew.senses.read(crew.pace.clock)
+    crew.policy.act(reading.channels, reading.anchor, reading.rate, crew.pace.clock)
+
+
+def _log_sent(crew: Crew) -> None:
+    crew.link.listen()
+    for sent in crew.link.sents:
+        crew.log.sent(sent)
+    crew.link.sents.clear()
 
 
 @contextlib.contextmanager
-def _one_interrupt() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM raise, and none after it: what cleans up is not interrupted."""
+def one_interrupt() -> Iterator[None]:
+    """Let the first SIGINT, SIGTERM or SIGHUP raise, and none after it: what cleans up is not interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -180,9 +207,11 @@ def _one_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         for name in before:
             signal.signal(name, signal.SIG_IGN)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # nohup
+        del before[signal.SIGHUP]
     for name in before:
         signal.signal(name, interrupt)
     try:

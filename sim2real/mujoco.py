@@ -1,33 +1,31 @@
-"""The simulated robot: a driver for `mujoco_host.py`, the process that runs the bundle's task in real time.
+"""The simulated robot: its process (mujoco_host.py), its joints' driver and its cameras.
 
-The two share nothing but a socket, as a robot and its computer do. This side needs neither torch nor MuJoCo.
+They share nothing but sockets, as a robot and its computer do. This side needs neither torch nor MuJoCo.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
+import select
 import socket
-import subprocess
-import sys
-import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from robokd.sim2real.robot import JOINT_CHANNELS, Reading
-from robokd.sim2real.wire import Kind, Wire, command_layout, reading_layout
+from robokd.sim2real.packets import Channel, Kind, pair
+from robokd.sim2real.process import Process
+from robokd.sim2real.robot import Command, Frame, JointReading
+from robokd.sim2real.safety import SafetyStop
+from robokd.sim2real.wire import Say, Wire, frame_layout
 
 from robokd import UserError
 from robokd.export.bundle import Bundle
-from robokd.registry import register
+from robokd.registry import plugins, register
 
 HOST = "robokd.sim2real.mujoco_host"
 REPORT = "robot_log.json"
-OUTPUT = "robot_output.txt"
 
 
 @register("robot", "mujoco")
@@ -38,130 +36,212 @@ class MujocoRobotCfg:
     space: str = "seen"  # where episodes are drawn from: seen, unseen or unseen_all
     start_timeout_s: float = 120.0  # to build and compile the simulation
     reply_timeout_s: float = 1.0  # for every other answer
-    command_timeout_s: float = 0.5  # without a command, after which the robot records that it is left alone
+    command_timeout_s: float = 0.5  # without a command, after which the robot holds still by itself
 
     def __post_init__(self) -> None:
         for name in ("start_timeout_s", "reply_timeout_s", "command_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"robot.{name} must be > 0 s, got {getattr(self, name)}")
 
-    def build(self, *, bundle: Bundle, seed: int) -> MujocoRobot:
-        """Return the driver; nothing is started before `connect`."""
-        return MujocoRobot(self, bundle, seed)
+    def joints(self, *, bundle: Bundle, link: socket.socket | None) -> MujocoJoints:
+        """See RobotCfg.joints."""
+        return MujocoJoints(self, bundle, _linked(link))
+
+    def cameras(self, *, bundle: Bundle, link: socket.socket | None) -> MujocoCameras:
+        """See RobotCfg.cameras."""
+        return MujocoCameras(bundle, _linked(link))
+
+    def plant(self, *, bundle: Bundle, seed: int) -> MujocoPlant:
+        """See SimulatedCfg.plant."""
+        return MujocoPlant(self, bundle, seed)
 
 
-class MujocoRobot:
-    """The EpisodicRobot protocol over a child process, which never outlives it."""
+class MujocoJoints:
+    """The joints' driver: the robot says all the time how it is, and takes targets."""
+
+    is_hardware = False
+    stop_key = ""
+
+    def __init__(self, cfg: MujocoRobotCfg, bundle: Bundle, link: socket.socket) -> None:
+        self.command_timeout_s: float | None = cfg.command_timeout_s
+        self._timeout_s = cfg.reply_timeout_s
+        self._channel = Channel(link, bundle.action.size)
+        self._newest: JointReading | None = None
+
+    def connect(self) -> None:
+        """See Robot.connect; the plant has compared the bundle before."""
+        self.read()
+
+    def read(self) -> JointReading:
+        """See Robot.read."""
+        self._take()
+        if self._newest is None:
+            select.select([self._channel], [], [], self._timeout_s)
+            self._take()
+        if not self._channel.is_open:
+            raise ConnectionError("the simulated robot has closed the connection")
+        if self._newest is None or time.monotonic() - self._newest.captured_s > self._timeout_s:
+            raise TimeoutError(f"the simulated robot has said nothing for {self._timeout_s:g} s")
+        return self._newest
+
+    def write(self, command: Command) -> np.ndarray:
+        """See Robot.write."""
+        self._channel.send(
+            Kind.TARGET, stamp_s=command.stamp_s, sequence=command.sequence, origin=command.origin,
+            rung=command.rung, target=command.target,
+        )  # fmt: skip
+        if not self._channel.is_open:
+            raise ConnectionError("the simulated robot has closed the connection")
+        return command.target.copy()
+
+    def stop(self) -> None:
+        """See Robot.stop: nobody's targets follow, and the robot holds the last one."""
+        self._channel.close()
+
+    def _take(self) -> None:
+        for packet in self._channel.receive():
+            if packet.kind == Kind.JOINTS:
+                row = packet.row
+                self._newest = JointReading(
+                    captured_s=float(row["captured_s"]), position=row["position"], velocity=row["velocity"],
+                    target=row["target"], sequence=int(row["sequence"]), strangers=int(row["strangers"]),
+                )  # fmt: skip
+
+
+class MujocoCameras:
+    """The cameras: the robot's process sends every new picture."""
+
+    def __init__(self, bundle: Bundle, link: socket.socket) -> None:
+        self._wire = Wire(link)
+        self._names = list(bundle.cameras)
+        self._layouts = [frame_layout(spec) for spec in bundle.cameras.values()]
+
+    def connect(self) -> None:
+        """See Cameras.connect; the plant has compared the bundle before."""
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """See Cameras.read."""
+        if not select.select([self._wire.socket], [], [], timeout_s)[0]:
+            return None
+        kind, number, payload = self._wire.receive(timeout_s + 1.0)
+        if kind != Say.FRAME or number >= len(self._names):
+            raise ConnectionError(f"the simulated robot's cameras say {kind.name} {number}")
+        row = np.frombuffer(payload, self._layouts[number], 1)[0]
+        return Frame(camera=self._names[number], captured_s=float(row["captured_s"]), image=row["image"])
+
+    def stop(self) -> None:
+        """See Cameras.stop."""
+        self._wire.close()
+
+
+class MujocoPlant:
+    """The robot's process. It outlives whoever drives it, until this end lets it go."""
 
     def __init__(self, cfg: MujocoRobotCfg, bundle: Bundle, seed: int) -> None:
         self._cfg, self._bundle, self._seed = cfg, bundle, seed
-        self._folder: Path | None = None  # of the run
-        # what the process prints; it goes to the folder once there is one
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the driver lives
-        self._reading = reading_layout(bundle.action, bundle.cameras)
-        self._command = np.zeros(1, command_layout(bundle.action))
+        self._process: Process | None = None
         self._wire: Wire | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: Path | None = None
+        self._outcome: bool | None = None
         self._is_ready = False
-        self._reads = self._writes = 0
         self._report: dict[str, Any] = {}
 
-    def connect(self) -> None:
-        """Start the process, wait until its simulation runs; UserError where it does not fit the bundle."""
+    def start(self) -> None:
+        """See Plant.start."""
         ours, theirs = socket.socketpair()
+        self.joints, joints = pair()
+        self.cameras, cameras = socket.socketpair()
         self._wire = Wire(ours)
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", HOST, str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
-                env={**os.environ, **one_thread},
-            )  # fmt: skip
+        ends = (theirs, joints, cameras)
+        numbers = [end.fileno() for end in ends]
+        typed = sorted(plugins())  # of which one may be the bundle's task
+        self._process = Process("simulated robot", HOST, [*map(str, numbers), *typed], numbers)
+        for end in ends:
+            end.close()
         parts = (f"{kind}_config" for kind in ("task", "sim", "renderer", "corrupt"))
         setup = {
             "bundle": str(self._bundle.path),
-            **{name: self._bundle.manifest[name] for name in (*parts, "action", "observations", "cameras")},
+            **{
+                name: self._bundle.manifest[name]
+                for name in (*parts, "action", "observations", "cameras", "robot")
+            },
             "seed": self._seed, "space": self._cfg.space, "command_timeout_s": self._cfg.command_timeout_s,
         }  # fmt: skip
-        self._send(Kind.OPEN, payload=json.dumps(setup).encode())
-        self._receive(Kind.READY, self._cfg.start_timeout_s)
+        self._send(Say.OPEN, payload=json.dumps(setup).encode())
+        self._receive(Say.READY, self._cfg.start_timeout_s)
         self._is_ready = True
 
-    def log_into(self, folder: Path) -> None:
-        """See Robot.log_into."""
-        self._folder = folder
-        report = str((folder / REPORT).absolute())
-        self._send(Kind.LOG, payload=json.dumps({"report": report}).encode())
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def log_into(self, folder: str) -> None:
+        """See Plant.log_into."""
+        self._folder = Path(folder)
+        report = str((self._folder / REPORT).absolute())
+        self._send(Say.LOG, payload=json.dumps({"report": report}).encode())
 
     def begin(self, episode: int) -> None:
-        """See EpisodicRobot.begin."""
-        self._send(Kind.BEGIN, sequence=episode)
-        self._receive(Kind.BEGUN, self._cfg.reply_timeout_s)
+        """See Plant.begin."""
+        self._outcome = None
+        self._send(Say.BEGIN, sequence=episode)
+        self._receive(Say.BEGUN, self._cfg.reply_timeout_s)
 
-    def read(self) -> Reading:
-        """See Robot.read."""
-        self._reads += 1
-        self._send(Kind.READ, sequence=self._reads)
-        row = np.frombuffer(self._receive(Kind.READING, self._cfg.reply_timeout_s), self._reading)[0]
-        channels = {name: row[name] for name in (*JOINT_CHANNELS, *self._bundle.cameras)}
-        captured = dict.fromkeys(JOINT_CHANNELS, float(row["joints_s"]))
-        captured |= {name: float(row[f"{name}_s"]) for name in self._bundle.cameras}
-        return Reading(
-            sequence=self._reads, channels=channels, captured_s=captured, is_done=bool(row["is_done"]),
-            is_success=bool(row["is_success"]),
-        )  # fmt: skip
-
-    def write(self, command: np.ndarray) -> np.ndarray:
-        """See Robot.write."""
-        self._writes += 1
-        self._command["target"] = command
-        self._send(Kind.COMMAND, sequence=self._writes, payload=self._command.tobytes())
-        return self._command["target"][0].copy()
+    def outcome(self) -> bool | None:
+        """See Plant.outcome."""
+        assert self._wire is not None
+        while self._outcome is None and select.select([self._wire.socket], [], [], 0)[0]:
+            self._outcome = bool(json.loads(self._receive(Say.OVER, self._cfg.reply_timeout_s))["is_success"])
+        return self._outcome
 
     def stop(self) -> None:
-        """End the process: it holds still, writes its log and exits, or is killed."""
-        process, wire, patience_s = self._process, self._wire, self._cfg.reply_timeout_s
+        """See Plant.stop: it holds still, writes its log and exits, or is killed."""
+        patience_s = self._cfg.reply_timeout_s
         try:
-            if process is not None and wire is not None and self._is_ready and process.poll() is None:
+            if self._process and self._wire and self._is_ready and self._process.is_alive():
                 self._is_ready = False
                 try:
-                    self._report = self._ask_report(wire)
+                    self._report = self._ask_report(self._wire)
                 except OSError:  # who does not answer will not end by itself either
                     patience_s = 0.0
         finally:
-            if wire is not None:
-                wire.close()
-            if process is not None:
-                _end(process, patience_s)
-            if self._folder is not None and (printed := self._printed()):
-                (self._folder / OUTPUT).write_bytes(printed)
+            if self._wire is not None:
+                self._wire.close()
+            if self._process is not None:
+                self._process.end(patience_s)
+                if self._folder is not None:
+                    self._process.keep_output(self._folder / "robot_output.txt")
 
     def report(self) -> dict[str, Any]:
-        """See EpisodicRobot.report; empty where the process died before it could say."""
+        """See Plant.report; empty where the process died before it could say."""
         return self._report
 
     def _ask_report(self, wire: Wire) -> dict[str, Any]:
-        wire.send(Kind.STOP, timeout_s=self._cfg.reply_timeout_s)
-        while True:  # an answer to what was asked before may come first
+        wire.send(Say.STOP, timeout_s=self._cfg.reply_timeout_s)
+        while True:  # what it said before may come first
             kind, _, payload = wire.receive(self._cfg.reply_timeout_s)
-            if kind == Kind.REPORT:
+            if kind == Say.REPORT:
                 return json.loads(payload)
 
-    def _send(self, kind: Kind, sequence: int = 0, payload: bytes = b"") -> None:
+    def _send(self, kind: Say, sequence: int = 0, payload: bytes = b"") -> None:
         if self._wire is None:
-            raise RuntimeError("the simulated robot is not connected")
+            raise RuntimeError("the simulated robot is not started")
         try:
             self._wire.send(kind, sequence, payload, timeout_s=self._cfg.reply_timeout_s)
         except OSError as error:
             self._fail(error)
 
-    def _receive(self, wanted: Kind, timeout_s: float) -> bytearray:
+    def _receive(self, wanted: Say, timeout_s: float) -> bytearray:
         assert self._wire is not None
         try:
             kind, _, payload = self._wire.receive(timeout_s)
+            while kind == Say.OVER != wanted:  # of the episode before
+                kind, _, payload = self._wire.receive(timeout_s)
         except OSError as error:
             self._fail(error)
-        if kind == Kind.FAILED:
+        if kind == Say.FAILED:
             content = json.loads(payload)
             raise (UserError if content["is_user_error"] else RuntimeError)(content["message"])
         if kind != wanted:
@@ -176,30 +256,13 @@ class MujocoRobot:
             raise UserError(
                 f"the simulated robot was not ready within robot.start_timeout_s={limit:g}"
             ) from None
-        if isinstance(error, TimeoutError):
-            raise RuntimeError(
-                f"the simulated robot (process {self._process.pid}) does not answer in time"
-            ) from error
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(self._cfg.reply_timeout_s)
-        code = self._process.returncode
-        how = (
-            f"was killed by {signal.Signals(-code).name}"
-            if code is not None and code < 0
-            else f"exited with {code}"
-        )
-        lines = self._printed().decode(errors="replace").strip().splitlines() or ["nothing"]
-        raise RuntimeError(f"the simulated robot {how}; the last it said: {lines[-1]}") from error
-
-    def _printed(self) -> bytes:
-        self._output.seek(0)
-        return self._output.read()
+        fate = self._process.fate(self._cfg.reply_timeout_s)
+        if self._is_ready:
+            self._is_ready = self._process.is_alive()
+            raise SafetyStop("robot_lost", fate) from error
+        raise RuntimeError(fate) from error
 
 
-def _end(process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Wait for a process that has been told to end, and kill it if it does not."""
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _linked(link: socket.socket | None) -> socket.socket:
+    assert link is not None, "a simulated robot is reached by the sockets of its plant"
+    return link

@@ -1,9 +1,10 @@
 """The process of the simulated robot: one world of the bundle's task, stepped in real time.
 
-    python -m robokd.sim2real.mujoco_host <file descriptor of a socket>
+    python -m robokd.sim2real.mujoco_host <descriptors of three sockets: control, joints, cameras> <plugin> …
 
-It applies joint targets as they arrive, holds the last one, answers with its newest joint state and pictures,
-and keeps an account of its own (robot_account.py). It ignores Ctrl-C and ends when the socket closes.
+It applies joint targets as they arrive and holds the last one, says by itself how its joints are and sends
+every new picture, and keeps an account of its own (robot_account.py). It ignores Ctrl-C. When whoever drives
+it is gone it goes on by itself: it ends when the control line is closed and the joints' line is, too.
 The one place on the robot's side that needs torch and the simulator.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import select
 import signal
 import socket
@@ -24,8 +26,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from robokd.sim2real.packets import Channel, Kind
+from robokd.sim2real.robot import Command
 from robokd.sim2real.robot_account import RobotAccount
-from robokd.sim2real.wire import Kind, Wire, command_layout, reading_layout
+from robokd.sim2real.wire import Outbox, Say, Wire, frame_layout, message
 from tensordict import TensorDict
 
 from robokd import UserError
@@ -35,10 +39,13 @@ from robokd.env.base import Setup, check_contract
 from robokd.env.native import NativeEnv
 from robokd.files import write_atomic
 from robokd.memory import peak_rss_mb
+from robokd.registry import load_plugins
 
 OPEN_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 1.0
-LONGEST_WAIT_S = 1.0
+PHYSICS_DT = 2e-3  # s, at most: a robot's body does not wait for the policy's simulation
+SPEAK_S = 4e-3  # how often the joints are told
+SETTLE_S = 1.0  # after the last command between episodes, until the world stands still
 
 
 class World:
@@ -47,7 +54,7 @@ class World:
     def __init__(self, setup: dict[str, Any]) -> None:
         self.env = build_env(setup)
         env = self.env
-        self.joints = env.action_spec.names
+        self.joints, self.sim = env.action_spec.names, str(setup["sim_config"]["part"])
         self.cameras = tuple(group for group in env.groups if group in env.camera_specs)
         self.dt, self.substeps = env.sim.physics_dt, env.substeps
         model = env.sim.model
@@ -113,6 +120,8 @@ class World:
 def build_env(setup: dict[str, Any]) -> NativeEnv:
     """Return one world of the bundle's task; UserError where it is no longer what the policy was made for."""
     parts = {name: setup[f"{name}_config"] for name in ("task", "sim", "renderer", "corrupt")}
+    trained = parts["sim"]["physics_dt"]
+    parts["sim"] = {**parts["sim"], "physics_dt": trained / math.ceil(trained / PHYSICS_DT - 1e-9)}
     config = load("play", {"run": setup["bundle"], **parts})
     try:
         wanted = Setup(
@@ -128,73 +137,112 @@ def build_env(setup: dict[str, Any]) -> NativeEnv:
 
 
 class Host:
-    """Steps the world on absolute deadlines and answers in between."""
+    """Steps the world on absolute deadlines, speaks of it, and listens in between."""
 
-    def __init__(self, wire: Wire, world: World, account: RobotAccount) -> None:
-        self.wire, self.world, self.account = wire, world, account
-        spec, cameras = world.env.action_spec, {name: world.env.camera_specs[name] for name in world.cameras}
-        self._row = np.zeros(1, reading_layout(spec, cameras))
-        self._layout = command_layout(spec)
-        self._is_running = self._is_success = False
-        self._begun_s = self._pictured_s = time.monotonic()  # of the substep due next; of the newest pictures
+    def __init__(
+        self, control: Wire, joints: Channel, cameras: socket.socket, world: World, account: RobotAccount
+    ) -> None:
+        self.control, self.joints, self.world, self.account = control, joints, world, account
+        self.pictures = Outbox(cameras)
+        specs = [world.env.camera_specs[name] for name in world.cameras]
+        self._frames = [np.zeros(1, frame_layout(spec)) for spec in specs]
+        self._is_running, self._is_controlled = False, True
+        self._begun_s = self._spoken_s = time.monotonic()  # of the substep due next; of what was last said
         self._target, self._next, self._next_s = world.hold(), None, 0.0
+        account.begin(-1, self._begun_s, self._target)  # before the first episode, it may be sent home
+        self._sequence, self._live_until_s = 0, 0.0  # of the last command; see _is_live
         self.report: Path | None = None  # where the account is to be written
-        self._answers: dict[Kind, Callable[[int, bytearray], None]] = {
-            Kind.BEGIN: self._begin, Kind.READ: self._read, Kind.COMMAND: self._take_command,
-            Kind.LOG: self._log,
-        }  # fmt: skip
+        self._answers: dict[Say, Callable[[int, bytearray], None]] = {
+            Say.BEGIN: self._begin,
+            Say.LOG: self._log,
+        }
 
     def serve(self) -> None:
-        """Run until told to stop."""
-        while True:
-            wait = self._begun_s + self.world.dt - time.monotonic() if self._is_running else LONGEST_WAIT_S
-            ready, _, _ = select.select([self.wire.socket], [], [], max(wait, 0.0))
-            # physics first: who asks after a deadline is answered with what is due then
+        """Run until told to stop, or until nobody is left."""
+        while self._is_controlled or self.joints.is_open:
+            now = time.monotonic()
+            due_s = self._begun_s + self.world.dt if self._is_live() else self._spoken_s + SPEAK_S
+            listening = [self.control.socket] if self._is_controlled else []
+            listening += [self.joints] if self.joints.is_open else []
+            ready, _, _ = select.select(listening, [], [], max(due_s - now, 0.0))
+            # physics first: what comes after a deadline comes after what was due then
             self._catch_up()
-            if not ready:
-                continue
-            kind, sequence, payload = self.wire.receive(SEND_TIMEOUT_S)
-            if kind == Kind.STOP:
+            self.pictures.pump()
+            if not self._is_live() and time.monotonic() >= self._spoken_s + SPEAK_S:
+                self._begun_s = time.monotonic()
+                self._say_joints()
+            self._take_commands()
+            if self.control.socket in ready and not self._obey():
                 return
-            self._answers[kind](sequence, payload)
+
+    def _obey(self) -> bool:
+        """Do what the control line asks; return whether to go on."""
+        try:
+            kind, sequence, payload = self.control.receive(SEND_TIMEOUT_S)
+        except ConnectionError:
+            self._is_controlled = False
+            return True
+        if kind == Say.STOP:
+            return False
+        self._answers[kind](sequence, payload)
+        return True
+
+    def _is_live(self) -> bool:
+        """Whether the world moves: in an episode, and for a while after each command: it may be sent home."""
+        return self._is_running or time.monotonic() < self._live_until_s
 
     def _catch_up(self) -> None:
         """Do the substeps whose time is over; what cannot be made up within a control step is lost time."""
-        world = self.world
-        while self._is_running and (late := time.monotonic() - self._begun_s - world.dt) >= 0:
+        world, account = self.world, self.account
+        while self._is_live() and (late := time.monotonic() - self._begun_s - world.dt) >= 0:
             if late > world.dt * world.substeps:
                 self._begun_s += late
-                self.account.lose(late)
+                account.lose(late)
             # a command counts from the substep's beginning that is nearest to its arrival
             if self._next is not None and self._next_s <= self._begun_s + world.dt / 2:
                 self._target, self._next = self._next, None
             self._begun_s += world.dt
-            if world.step(self._target):
-                self._pictured_s = self._begun_s
-            self.account.measure(*world.truth(), self._begun_s, late)
-            if world.is_over():
-                self._is_running, self._is_success = False, world.is_success()
-                self.account.end(self._is_success)
+            has_seen = world.step(self._target)
+            if self._is_running:
+                account.measure(*world.truth(), self._begun_s, late)
+            if self._is_running and world.is_over():
+                self._is_running = False
+                is_success = world.is_success()
+                account.end(is_success)
+                with contextlib.suppress(OSError):  # who drives it may be gone; the guard is still there
+                    self.control.send_json(Say.OVER, {"is_success": is_success}, timeout_s=SEND_TIMEOUT_S)
+            if self._begun_s - self._spoken_s >= SPEAK_S - world.dt / 2:
+                self._say_joints()
+            if has_seen:
+                self._show()
+
+    def _say_joints(self) -> None:
+        sensed = self.world.sense()
+        self._spoken_s = self._begun_s
+        self.joints.send(
+            Kind.JOINTS, captured_s=self._begun_s, position=sensed["joint_pos"], velocity=sensed["joint_vel"],
+            target=self._target if self._next is None else self._next, sequence=self._sequence,
+        )  # fmt: skip
+
+    def _show(self) -> None:
+        for place, (name, frame) in enumerate(zip(self.world.cameras, self._frames, strict=True)):
+            frame["image"], frame["captured_s"] = (
+                self.world.pictures[name],
+                self._begun_s - self.world.ages_s[name],
+            )
+            self.pictures.offer(place, message(Say.FRAME, place, frame.tobytes()))
 
     def _begin(self, episode: int, _: bytearray) -> None:
+        self._take_commands()
         self.world.begin(episode)
         gc.collect()
         self._target, self._next, self._next_s = self.world.hold(), None, 0.0
-        self._is_running, self._is_success = True, False
-        self._begun_s = self._pictured_s = time.monotonic()
+        self._is_running = True
+        self._begun_s = time.monotonic()
         self.account.begin(episode, self._begun_s, self._target)
-        self.wire.send(Kind.BEGUN, episode, timeout_s=SEND_TIMEOUT_S)
-
-    def _read(self, sequence: int, _: bytearray) -> None:
-        row, sensed = self._row, self.world.sense()
-        row["is_done"], row["is_success"] = not self._is_running, self._is_success
-        row["joints_s"] = self._begun_s
-        for name, value in sensed.items():
-            row[name] = value
-        row["joint_target"] = self._target
-        for name, picture in self.world.pictures.items():
-            row[name], row[f"{name}_s"] = picture, self._pictured_s - self.world.ages_s[name]
-        self.wire.send(Kind.READING, sequence, row.tobytes(), timeout_s=SEND_TIMEOUT_S)
+        self._say_joints()
+        self._show()
+        self.control.send(Say.BEGUN, episode, timeout_s=SEND_TIMEOUT_S)
 
     def _log(self, _: int, payload: bytearray) -> None:
         self.report = Path(json.loads(payload)["report"])
@@ -202,41 +250,57 @@ class Host:
     def summary(self) -> dict[str, Any]:
         """Return the account of the robot and of its process."""
         frames = self.world.env.frames_rendered
-        return {**self.account.summary(), "peak_rss_mb": peak_rss_mb(), "frames_rendered": frames}
+        packets = dict(self.joints.counts)
+        return {
+            **self.account.summary(), "sim": self.world.sim, "packets": packets,
+            "peak_rss_mb": peak_rss_mb(), "frames_rendered": frames,
+        }  # fmt: skip
 
-    def _take_command(self, sequence: int, payload: bytearray) -> None:
-        arrived_s = time.monotonic()
-        target = np.frombuffer(payload, self._layout)[0]["target"].copy()
-        self.account.command(sequence, arrived_s, target)
-        if np.isfinite(target).all():  # a drive would refuse it too
-            self._next, self._next_s = target, arrived_s
+    def _take_commands(self) -> None:
+        for packet in self.joints.receive():
+            if packet.kind != Kind.TARGET:
+                continue
+            arrived_s, row = time.monotonic(), packet.row
+            command = Command(
+                target=np.array(row["target"]), stamp_s=float(row["stamp_s"]), sequence=int(row["sequence"]),
+                origin=int(row["origin"]), rung=int(row["rung"]),
+            )  # fmt: skip
+            self._sequence = command.sequence
+            self.account.command(command, arrived_s)
+            if np.isfinite(command.target).all():  # a drive would refuse it too
+                self._next, self._next_s = command.target, arrived_s
+                self._live_until_s = arrived_s + SETTLE_S
 
 
-def main(descriptor: int) -> int:
-    """Serve the driver at the other end of the socket; return the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def main(argv: list[str]) -> int:
+    """Serve whoever is at the other ends of the sockets; return the exit code."""
+    for name in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
     torch.set_num_threads(1)
-    wire = Wire(socket.socket(fileno=descriptor))
-    host = None
+    control, joints, cameras = (socket.socket(fileno=int(one)) for one in argv[:3])
+    wire, host = Wire(control), None
     try:
         _, _, payload = wire.receive(OPEN_TIMEOUT_S)
         setup = json.loads(payload)
+        load_plugins(argv[3:])  # a person typed them
         with torch.no_grad():
             world = World(setup)
-            host = Host(wire, world, RobotAccount(world.env.action_spec, setup["command_timeout_s"]))
+            spec = world.env.action_spec
+            account = RobotAccount(spec, setup["robot"], setup["command_timeout_s"])
+            host = Host(wire, Channel(joints, spec.size), cameras, world, account)
             gc.collect()
             gc.freeze()
             gc.disable()
-            wire.send(Kind.READY, timeout_s=SEND_TIMEOUT_S)
+            wire.send(Say.READY, timeout_s=SEND_TIMEOUT_S)
             host.serve()
-        wire.send_json(Kind.REPORT, host.summary(), timeout_s=SEND_TIMEOUT_S)
-    except ConnectionError:
-        return 0  # the driver is gone: there is nobody to tell
+        wire.send_json(Say.REPORT, host.summary(), timeout_s=SEND_TIMEOUT_S)
+    except OSError:
+        return 0  # the deployment is gone: there is nobody to tell
     except Exception as error:
         traceback.print_exc()
         content = {"is_user_error": isinstance(error, UserError), "message": str(error) or repr(error)}
         with contextlib.suppress(OSError):
-            wire.send_json(Kind.FAILED, content, timeout_s=SEND_TIMEOUT_S)
+            wire.send_json(Say.FAILED, content, timeout_s=SEND_TIMEOUT_S)
         return 1
     finally:
         if host is not None and host.report is not None:
@@ -246,4 +310,4 @@ def main(descriptor: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

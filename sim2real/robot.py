@@ -1,50 +1,66 @@
-"""The robot, as the loop sees it. Every time is on one clock: time.monotonic(), in seconds.
+"""The robot, as the guard and the camera process see it. Every time is on time.monotonic(), in seconds.
 
-Shapes: A joints in the order of the bundle's ActionSpec; images (1, H, W), encoded as their CameraSpec says.
+Shapes: A joints in the order of the bundle's ActionSpec; pictures (C, H, W), encoded by their CameraSpec.
 """
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from robokd.export.bundle import Bundle
 
-# rad, rad/s, and in rad the last joint target, which the robot is holding; every other channel is a camera's
+# rad, rad/s, and in rad the last joint target that was sent, which the robot is holding; every other channel
+# of a policy is a camera's
 JOINT_CHANNELS = ("joint_pos", "joint_vel", "joint_target")
+UNTOLD = -1  # a sequence number of a protocol that has none
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """The newest data of every channel; the arrays are the reader's and never written again."""
+class JointReading:
+    """The newest state of all joints; the arrays are the reader's and never written again."""
 
-    sequence: int  # grows with every reading
-    channels: dict[str, np.ndarray]
-    captured_s: dict[str, float]  # when each channel was measured
-    is_done: bool = False  # the episode is over (only a robot that has episodes says so)
-    is_success: bool = False
+    captured_s: float  # when it was measured
+    position: np.ndarray  # (A,) float32 rad
+    velocity: np.ndarray  # (A,) float32 rad/s
+    target: np.ndarray  # (A,) float32 rad, the target that the robot says it holds; NaN where it does not say
+    sequence: int = UNTOLD  # of the last command that the robot took; 0 before the first
+    strangers: int = 0  # commands on the wire that were not ours, since `connect`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Joint targets on their way to the robot."""
+
+    target: np.ndarray  # (A,) float32 rad
+    stamp_s: float  # the guard's time that it counts from: limits hold between stamps
+    sequence: int  # the guard's count, from 1
+    origin: int  # number of the policy's command that it follows; 0: the guard's own
+    rung: int  # of the guard's ladder, see ladder.py
 
 
 class Robot(Protocol):
-    """A driver. Calls come from one thread; none may block longer than its own timeout."""
+    """A driver of joints. It lives in the guard process; no call may block longer than its own timeout."""
+
+    is_hardware: bool  # it starts in shadow, and moves only with arm=true
+    command_timeout_s: (
+        float | None
+    )  # the robot itself holds after so long without a command; None: it does not
+    stop_key: str  # "any", or "hold": a dead-man key that must stay pressed
 
     def connect(self) -> None:
         """Open the connection and refuse a robot that does not fit the bundle. Nothing moves."""
         ...
 
-    def log_into(self, folder: Path) -> None:
-        """Keep the driver's own files in `folder`, the run's. Called once, after `connect`."""
+    def read(self) -> JointReading:
+        """Return the newest state; OSError or RuntimeError when the robot does not answer in time."""
         ...
 
-    def read(self) -> Reading:
-        """Return the newest data; RuntimeError when the robot does not answer in time."""
-        ...
-
-    def write(self, command: np.ndarray) -> np.ndarray:
-        """Send joint targets (A,) in rad and return them as they were sent."""
+    def write(self, command: Command) -> np.ndarray:
+        """Send joint targets and return them, (A,) in rad, as they were sent."""
         ...
 
     def stop(self) -> None:
@@ -52,22 +68,78 @@ class Robot(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One picture."""
+
+    camera: str
+    captured_s: float  # when its light fell in
+    image: np.ndarray  # (C, H, W) as the CameraSpec says
+
+
+class Cameras(Protocol):
+    """All cameras of a robot that a bundle wants. They live in the camera process."""
+
+    def connect(self) -> None:
+        """Open them and refuse one that is not what the bundle wants."""
+        ...
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """Return the next picture of any camera; None when there was none in time."""
+        ...
+
+    def stop(self) -> None:
+        """Let go of them. Called on every way out, also twice, also unconnected."""
+        ...
+
+
+class RobotCfg(Protocol):
+    """A registered robot config (kind "robot"). Packages of a vendor are imported inside its methods."""
+
+    def joints(self, *, bundle: Bundle, link: socket.socket | None) -> Robot:
+        """Return the driver of the joints, not yet connected; `link` is None but for a simulated robot."""
+        ...
+
+    def cameras(self, *, bundle: Bundle, link: socket.socket | None) -> Cameras:
+        """Return the cameras, not yet connected; `link` is None but for a simulated robot."""
+        ...
+
+
 @runtime_checkable
-class EpisodicRobot(Robot, Protocol):
-    """A robot that sets up episodes and says how they ended: the simulated one."""
+class SimulatedCfg(RobotCfg, Protocol):
+    """A robot config that makes its own robot: a process with episodes."""
+
+    def plant(self, *, bundle: Bundle, seed: int) -> Plant:
+        """Return the robot's process, not yet started."""
+        ...
+
+
+class Plant(Protocol):
+    """A simulated robot's process, as the policy process sees it: episodes, and how they end."""
+
+    joints: socket.socket  # what the guard's driver connects to
+    cameras: socket.socket  # what the camera process connects to
+
+    def start(self) -> None:
+        """Start the process and wait until it simulates; UserError where it does not fit the bundle."""
+        ...
+
+    def log_into(self, folder: str) -> None:
+        """Keep its own files in the run's folder."""
+        ...
 
     def begin(self, episode: int) -> None:
         """Set up the episode with this number and start it."""
         ...
 
-    def report(self) -> dict[str, Any]:
-        """Return the robot's own account of the run, after `stop`."""
+    def outcome(self) -> bool | None:
+        """Return None while the episode runs, then whether it succeeded."""
         ...
 
+    def stop(self) -> None:
+        """End the process. Called on every way out, also twice, also unstarted."""
+        ...
 
-class RobotCfg(Protocol):
-    """A registered robot config (kind "robot")."""
-
-    def build(self, *, bundle: Bundle, seed: int) -> Robot:
-        """Return the driver, not yet connected."""
+    def report(self) -> dict[str, Any]:
+        """Return the robot's own account of the run, after `stop`."""
         ...

@@ -9,25 +9,30 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from robokd.sim2real.robot import Command
 
 from robokd.specs import ActionSpec
 
 TOLERANCE = 1e-4  # of a limit; position: of the joint's range
+ROUNDING = 2.4e-7  # rad, the last place of a float32 target around 3 rad
 
 
 class RobotAccount:
-    """Checks every command received and every measured state against an ActionSpec, by counting.
+    """Checks every command received and every measured state against the contract's limits, by counting.
 
-    Rates are of nominal time (control_dt), between commands that follow each other in sequence. An episode
-    starts from the target that the robot holds, at rest: its first command is judged like every other.
+    Rates are finite differences over the guard's own times, which each command carries, between commands that
+    follow each other in sequence. An episode starts from the target that the robot holds, at rest: its first
+    command is judged like every other, as if it had come a control period after.
     """
 
-    def __init__(self, action: ActionSpec, command_timeout_s: float) -> None:
+    def __init__(self, action: ActionSpec, robot: dict[str, Any], command_timeout_s: float) -> None:
+        """`robot` is the manifest's: it may hold the largest `jerk`."""
         self._names, self._dt = action.names, action.control_dt
         rows = (action.position_lower, action.position_upper, action.velocity, action.acceleration)
         self._lower, self._upper, self._velocity, self._acceleration = (np.array(row) for row in rows)
+        self._jerk = np.array(robot["jerk"] or 2 * self._acceleration / self._dt)
         self._command_timeout_s = command_timeout_s
-        self.received: list[list[Any]] = []  # [episode, sequence, arrival, [targets]]
+        self.received: list[list[Any]] = []  # [episode, sequence, arrival, [targets], stamp, origin, rung]
         self._violations: Counter[str] = Counter()
         self._worst: dict[str, dict[str, Any]] = {}
         self._counts: Counter[str] = Counter()
@@ -42,32 +47,42 @@ class RobotAccount:
         self._episode, self._last_s, self._is_alone = episode, begun_s, False
         self._target: np.ndarray | None = held.astype(float)
         self._rate: np.ndarray | None = np.zeros(len(held))
+        self._change: np.ndarray | None = np.zeros(len(held))
+        self._stamp_s: float | None = None
 
     def end(self, is_success: bool) -> None:
         """End an episode."""
         self._outcomes.append(is_success)
 
-    def command(self, sequence: int, arrived_s: float, target: np.ndarray) -> None:
-        """Judge a command (A,) as it arrives."""
-        self.received.append([self._episode, sequence, arrived_s, target.tolist()])
+    def command(self, command: Command, arrived_s: float) -> None:
+        """Judge a command as it arrives."""
+        target = command.target.astype(float)
+        self.received.append([
+            self._episode, command.sequence, arrived_s, target.tolist(), command.stamp_s, command.origin,
+            command.rung,
+        ])  # fmt: skip
         self._last_s, self._is_alone = arrived_s, False
-        target = target.astype(float)
-        if sequence != self._sequence + 1:
+        if command.sequence != self._sequence + 1:
             self._counts["commands_lost"] += 1
-            self._target = self._rate = None
-        self._sequence = sequence
+            self._target = self._rate = self._change = None
+        self._sequence = command.sequence
         if not np.isfinite(target).all():
             self._violations["command_non_finite"] += 1
-            self._rate = None if self._target is None else np.zeros(len(target))  # refused: it holds the last
+            self._rate = self._change = None  # refused: it holds the last
             return
         self._check_position("command_position", target)
-        rate = None
-        if self._target is not None:
-            rate = (target - self._target) / self._dt
+        dt = self._dt if self._stamp_s is None else max(command.stamp_s - self._stamp_s, 1e-9)
+        rate = None if self._target is None else (target - self._target) / dt
+        change = None if rate is None or self._rate is None else (rate - self._rate) / dt
+        if rate is not None:
             self._check("command_velocity", np.abs(rate), self._velocity)
-            if self._rate is not None:
-                self._check("command_acceleration", np.abs(rate - self._rate) / self._dt, self._acceleration)
-        self._target, self._rate = target, rate
+        if change is not None:
+            self._check("command_acceleration", np.abs(change), self._acceleration)
+            if self._change is not None:
+                rounding = 4 * ROUNDING / dt**3  # of four float32 targets
+                jerk = np.abs(change - self._change) / dt - rounding
+                self._check("command_jerk", jerk, self._jerk)
+        self._target, self._rate, self._change, self._stamp_s = target, rate, change, command.stamp_s
 
     def measure(self, position: np.ndarray, velocity: np.ndarray, now_s: float, late_s: float) -> None:
         """Judge a true state (A,) after a substep that ended at `now_s` and was done `late_s` later."""

@@ -1,19 +1,19 @@
-"""The safety layer: what may reach the robot. Stops on what it cannot trust, moves what is out of limits.
+"""What stops a robot: readings and commands that cannot be trusted. Pure checks; each raises SafetyStop.
 
 Shapes: A joints. Positions in rad, rates in rad/s, times in s on time.monotonic().
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
-from robokd.sim2real.robot import JOINT_CHANNELS, Reading
+from robokd.sim2real.robot import JointReading
 
 from robokd.export.bundle import Bundle
-from robokd.specs import Limits, limit
+from robokd.specs import ActionSpec
 
-TOLERANCE = 1e-5  # rad; what is moved by less is float noise, not a clipped command
+TOLERANCE = 1e-5  # rad; what is moved by less is float noise, not a limited command
 # rad between a joint at rest and the target it holds: room for sag under load; the simulated arm has none of
 # that, and 0.0064 of noise
 HELD_TOLERANCE = 0.05
@@ -25,124 +25,91 @@ class SafetyStop(Exception):  # noqa: N818 - it is an outcome with an exit code 
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
-        self.kind = kind
+        self.kind, self.message = kind, message
 
 
-class Safety:
-    """Checks readings and commands of one robot; owns the last sent target and its rate.
+def joints_budget_s(bundle: Bundle) -> float:
+    """Return how old joint states may be; a policy that reads none moves them all the same."""
+    ages = bundle.manifest["ages_s"]
+    return min([ages[group] for group in bundle.observations] or ages.values())
 
-    A command passes: finite -> (the first one) within reach of the target that is held -> position, velocity
-    and acceleration limits from the last target sent. `counts` holds how often each kind of check acted.
-    """
 
-    def __init__(self, bundle: Bundle) -> None:
-        action, start = bundle.action, bundle.manifest["start"]
-        self.names = action.names
-        self.limits = Limits.of(action)
-        self.start_lower = np.array(start["joint_pos_lower"], np.float32)
-        self.start_upper = np.array(start["joint_pos_upper"], np.float32)
-        self.ages_s = {
-            group: (JOINT_CHANNELS if group in bundle.observations else (group,), budget)
-            for group, budget in bundle.manifest["ages_s"].items()
-        }
-        if not bundle.observations:  # a policy that reads no joints moves them all the same
-            self.ages_s["joints"] = (JOINT_CHANNELS, min(bundle.manifest["ages_s"].values()))
-        self.counts: Counter[str] = Counter()
-        self.anchor = np.zeros(action.size, np.float32)  # rad, the last target sent
-        self.rate = np.zeros(action.size, np.float32)  # rad/s, of the last target sent
-        self._limited = (self.anchor, self.rate)
-        self._is_first = True
+def check_age(channel: str, captured_s: float, now_s: float, budget_s: float) -> None:
+    """Refuse data older than its budget, and of the future."""
+    age = now_s - captured_s
+    # written so that a NaN age stops too
+    if not -CLOCK_TOLERANCE_S <= age <= budget_s:
+        said = f"{channel} is {age:.4f} s old, at most {budget_s:g} s is allowed"
+        raise SafetyStop(f"stale_{channel}", said)
 
-    def begin(self, reading: Reading) -> None:
-        """Start at rest from the target that the robot holds, which is where training starts.
 
-        From the measured pose the first command would jump by its noise. Refused are a pose that no training
-        episode started from, and a target that the robot cannot be holding or may not hold.
-        """
-        measured, held = (self._finite(reading, name) for name in ("joint_pos", "joint_target"))
-        outside = (measured < self.start_lower) | (measured > self.start_upper)
-        if outside.any():
-            joint = int(np.argmax(outside))
-            wanted = f"[{self.start_lower[joint]:.4f}, {self.start_upper[joint]:.4f}] rad"
-            self._stop("start", f"{self.names[joint]} starts at {measured[joint]:.4f} rad, wanted {wanted}")
-        self._check_held(held, measured)
-        self.anchor = np.clip(held, self.limits.lower, self.limits.upper)
-        self.rate = np.zeros_like(self.anchor)
-        self._is_first = True
-
-    def check_reading(self, reading: Reading, now_s: float) -> None:
-        """Stop on data older than its budget, of the future, or not finite."""
-        for group, (channels, budget) in self.ages_s.items():
-            for channel in channels:
-                age = now_s - reading.captured_s[channel]
-                # written so that a NaN age stops too
-                if not -CLOCK_TOLERANCE_S <= age <= budget:
-                    self._stop(
-                        f"stale_{group}", f"{channel} is {age:.4f} s old, at most {budget} s is allowed"
-                    )
-        for channel in JOINT_CHANNELS:
-            self._finite(reading, channel)
-
-    def limit(self, command: np.ndarray) -> np.ndarray:
-        """Return the command (A,) moved as little as needed to keep every limit."""
-        if not np.isfinite(command).all():
-            self._stop("non_finite", f"the policy commands {command.tolist()}")
-        if self._is_first:
-            self._check_first(command)
-        target, rate = limit(command, self.anchor, self.rate, self.limits)
-        if np.abs(target - command).max() > TOLERANCE:
-            self.counts.update(self._broken(command))
-        self._limited = (target, rate)
-        return target
-
-    def accept(self, sent: np.ndarray) -> None:
-        """Take what the robot was really sent as the anchor of the next command."""
-        target, rate = self._limited
-        self.rate = rate if np.array_equal(sent, target) else (sent - self.anchor) / self.limits.dt
-        self.anchor = np.array(sent, np.float32)
-        self._is_first = False
-
-    def _finite(self, reading: Reading, channel: str) -> np.ndarray:
-        values = reading.channels[channel]
+def check_joints(reading: JointReading) -> None:
+    """Refuse joints that do not read finite numbers, and a robot that somebody else commands too."""
+    for name, values in (("position", reading.position), ("velocity", reading.velocity)):
         if not np.isfinite(values).all():
-            self._stop("non_finite_proprio", f"{channel} reads {values.tolist()}")
-        return values.astype(np.float32)
+            raise SafetyStop("non_finite_joints", f"the robot's {name} reads {values.tolist()}")
+    if reading.strangers:
+        said = f"{reading.strangers} commands on the wire were not ours: somebody else drives this robot"
+        raise SafetyStop("second_writer", said)
 
-    def _check_held(self, held: np.ndarray, measured: np.ndarray) -> None:
-        distance, limits = np.abs(held - measured), self.limits
-        if (distance > HELD_TOLERANCE).any():
-            joint = int(np.argmax(distance))
-            far = f"is {measured[joint]:.4f} rad, the target it holds {held[joint]:.4f}"
-            self._stop("held_target", f"{self.names[joint]} {far}: at most {HELD_TOLERANCE} apart is allowed")
-        outside = (held < limits.lower - TOLERANCE) | (held > limits.upper + TOLERANCE)
-        if outside.any():
-            joint = int(np.argmax(outside))
-            allowed = f"[{limits.lower[joint]:.4f}, {limits.upper[joint]:.4f}] rad"
-            self._stop(
-                "held_target", f"{self.names[joint]} holds {held[joint]:.4f} rad, limits are {allowed}"
-            )
 
-    def _check_first(self, command: np.ndarray) -> None:
-        distance = np.abs(command - self.anchor)
-        # the farthest that one action can ask for; more means that policy and robot mean different joints
-        bound = self.limits.scale + TOLERANCE
-        if (distance > bound).any():
-            joint = int(np.argmax(distance - bound))
-            far = f"{distance[joint]:.4f} rad from the target it holds, allowed is {bound[joint]:.4f}"
-            self._stop("start", f"the first command for {self.names[joint]} is {far}")
+def check_command(target: np.ndarray) -> None:
+    """Refuse a command that is not finite."""
+    if not np.isfinite(target).all():
+        raise SafetyStop("non_finite", f"the policy commands {target.tolist()}")
 
-    def _broken(self, command: np.ndarray) -> list[str]:
-        """Return the kinds of limits that a clipped command breaks."""
-        limits, slack = self.limits, TOLERANCE / self.limits.dt
-        rate = (command - self.anchor) / limits.dt
-        broken = {
-            "position": (command < limits.lower - TOLERANCE) | (command > limits.upper + TOLERANCE),
-            "velocity": np.abs(rate) > limits.velocity + slack,
-            "acceleration": np.abs(rate - self.rate) > limits.acceleration * limits.dt + slack,
-        }
-        # what breaks none of them was clipped to be able to brake before the position limit
-        return [kind for kind, where in broken.items() if where.any()] or ["position"]
 
-    def _stop(self, kind: str, message: str) -> None:
-        self.counts[kind] += 1
-        raise SafetyStop(kind, message)
+def check_first(target: np.ndarray, anchor: np.ndarray, action: ActionSpec) -> None:
+    """Refuse a first command farther than one action can ask for: policy and robot mean different joints."""
+    distance, bound = np.abs(target - anchor), np.array(action.scale) + TOLERANCE
+    if (distance > bound).any():
+        joint = int(np.argmax(distance - bound))
+        far = f"{distance[joint]:.4f} rad from the target it holds, allowed is {bound[joint]:.4f}"
+        raise SafetyStop("start", f"the first command for {action.names[joint]} is {far}")
+
+
+def held_anchor(reading: JointReading, action: ActionSpec) -> np.ndarray:
+    """Return the target (A,) that the robot holds, held against where it is measured.
+
+    Where the robot does not tell, it is the measured pose, and the first command jumps by the sensor's noise.
+    """
+    lower, upper = np.array(action.position_lower), np.array(action.position_upper)
+    if np.isnan(reading.target).all():
+        # from farther out, the clipped pose would be a jump
+        bounds = lower - HELD_TOLERANCE, upper + HELD_TOLERANCE
+        _check_range("held_target", reading.position, bounds, [f"{name} stands at" for name in action.names])
+        return np.clip(reading.position, lower, upper).astype(np.float32)
+    distance = np.abs(reading.target - reading.position)
+    if not (distance <= HELD_TOLERANCE).all():
+        joint = int(np.argmax(np.where(np.isnan(distance), np.inf, distance)))
+        far = f"is {reading.position[joint]:.4f} rad, the target it holds {reading.target[joint]:.4f}"
+        said = f"{action.names[joint]} {far}: at most {HELD_TOLERANCE} apart is allowed"
+        raise SafetyStop("held_target", said)
+    bounds = lower - TOLERANCE, upper + TOLERANCE
+    _check_range("held_target", reading.target, bounds, [f"{name} holds" for name in action.names])
+    return np.clip(reading.target, lower, upper).astype(np.float32)
+
+
+def start_anchor(reading: JointReading, bundle: Bundle) -> np.ndarray:
+    """Return the target (A,) from which a policy may begin; refuse a pose that no episode began from."""
+    start, names = bundle.manifest["start"], bundle.action.names
+    bounds = np.array(start["joint_pos_lower"]) - TOLERANCE, np.array(start["joint_pos_upper"]) + TOLERANCE
+    _check_range("start", reading.position, bounds, [f"{name} starts at" for name in names])
+    return held_anchor(reading, bundle.action)
+
+
+def _check_range(
+    kind: str, values: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], claims: list[str]
+) -> None:
+    lower, upper = bounds
+    outside = ~((values >= lower) & (values <= upper))
+    if outside.any():
+        joint = int(np.argmax(outside))
+        wanted = f"[{lower[joint]:.4f}, {upper[joint]:.4f}] rad"
+        raise SafetyStop(kind, f"{claims[joint]} {values[joint]:.4f} rad, wanted {wanted}")
+
+
+def check_pictures(captured_s: Mapping[str, float], now_s: float, ages_s: Mapping[str, float]) -> None:
+    """Refuse pictures that are older than their budgets."""
+    for camera, moment in captured_s.items():
+        check_age(camera, moment, now_s, ages_s[camera])

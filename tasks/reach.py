@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from robokd.tasks import panda
+from robokd.tasks import dynamics, panda
+from robokd.tasks.dynamics import DynamicsCfg
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -48,7 +49,7 @@ _OUTSIDE = np.array([1.05, -1.25, 0.85]), np.array([0.30, 0.0, 0.32])
 
 @register("task", "reach")
 @dataclass(kw_only=True)
-class ReachCfg:
+class ReachCfg(DynamicsCfg):
     """Reach a floating sphere with a 7-joint arm; the student sees depth pictures."""
 
     tolerance_m: float = 0.02  # tip to sphere centre
@@ -70,6 +71,8 @@ class ReachCfg:
     success_reward: float = 3.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        dynamics.parameters(self, len(panda.JOINTS), Reach.control_dt)
         if not 0 < self.tolerance_m <= GOAL_RADIUS_M:
             raise ValueError(f"task.tolerance_m must be in (0, {GOAL_RADIUS_M}] m, got {self.tolerance_m}")
         if not 0 <= self.hold_s < self.horizon_s:
@@ -199,6 +202,7 @@ class Reach:
             "stiffness": Range(low=(cfg.stiffness[0],) * 7, high=(cfg.stiffness[1],) * 7, unit="1"),
             "joint_noise": Range(low=(0.0,), high=(cfg.joint_noise_rad,), unit="rad"),
             **cameras,
+            **dynamics.parameters(cfg, len(panda.JOINTS), self.control_dt),
         }
 
     def start_envelope(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -225,13 +229,14 @@ class Reach:
         qpos[:, :7] = start
         sim.set("qpos", qpos, mask)
         self._set_gains(values["stiffness"], state, mask)
+        dynamics.write(values, state, mask, range(7))
         self._set_cameras(values, state, mask)
         return start
 
     def control(self, command: Tensor, state: State) -> Tensor:
         """Return the joint targets beside the gripper's, which stays half open."""
         ctrl = state.sim.get("ctrl").clone()
-        ctrl[:, :7] = command
+        ctrl[:, :7] = dynamics.delayed(command, state)
         ctrl[:, 7:] = panda.GRIPPER_OPEN_M
         return ctrl
 

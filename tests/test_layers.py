@@ -19,48 +19,69 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 GROUND = {
     "specs", "draws", "geometry", "intervals", "registry", "run", "progress", "events", "schemas", "files",
-    "memory", "cores", "schedule", "fields", "learning",
+    "memory", "cores", "schedule", "fields", "learning", "deploying",
 }  # fmt: skip
 ROBOT = {"specs", "geometry", "intervals", "registry", "run", "files", "memory"}
 NEUTRAL = {"specs", "draws", "geometry", "registry", "schedule"}
-CONFIG = {"config", "schemas", "fields", "learning", "overrides"}
+CONFIG = {"config", "schemas", "fields", "learning", "deploying", "overrides"}
 PARTS = {"teachers", "students", "losses", "curricula"}
 LEARNING = {*GROUND, *CONFIG, "sim", "vision", "env", "nets", *PARTS, "learn", "evaluate"}
 # part -> what it may import besides itself and the package's root; the longest name that fits a module counts
 MAY_IMPORT = {
     **{part: set() for part in GROUND},
     "run": {"events", "files", "memory"},
-    "schemas": {"cores", "fields", "learning"},
+    "deploying": {"fields"},
+    "schemas": {"cores", "deploying", "fields", "learning"},
     "learning": {"fields", "schedule"},
     "overrides": {"registry", "schedule"},
-    "config": {"registry", "specs", "schemas", "overrides"},
+    "config": {"registry", "specs", "schemas", "deploying", "overrides"},
     "sim": NEUTRAL,
     "vision": {*NEUTRAL, "cores"},
     "env": {"sim", "vision", *NEUTRAL},
     "nets": {"specs"},
     # parts know each other's protocols only
     **{part: {"nets", "vision", "students.base", "teachers.base", *NEUTRAL} for part in PARTS},
-    **{part: LEARNING | {"charts"} for part in ("learn", "evaluate", "doctor", "play", "look", "bench")},
+    **{part: LEARNING | {"charts"} for part in ("learn", "evaluate", "doctor", "play", "look")},
+    "bench": LEARNING | {"charts", "export", "sim2real.policy"},
     "charts": {"specs", "vision"},
-    "report": LEARNING | {"charts", "play", "sim2real.log"},
-    "export.bundle": {"specs", "files"},
-    "export.parity": set(),  # the robot reads it too
+    "report": LEARNING | {"charts", "play", "sim2real.log", "sim2real.log_reader"},
+    # of export, what the robot reads too
+    **{f"export.{name}": set() for name in ("metadata", "parity", "signature", "tracing")},
+    "export.sight": {"specs"},
+    "export.manifest": {"specs", "export.sight"},
+    "export.bundle": {"specs", "files", "keys", "export.manifest", "export.signature"},
+    "keys": {"files", "registry", "export.signature"},
+    # what another suite has made
+    "export.dialects": {"files"},
+    "export.wrap": {"specs", "export.parity", "export.tracing"},
+    "export.supplied": {"registry", "files", "export"},
+    "export.foreign": {"config", "files", "keys", "run", "specs", "export"},
     # its stage function opens a run and steps its environment, as learn does
-    "export.onnx": LEARNING | {"export"},
+    **{part: LEARNING | {"export", "keys"} for part in ("export.contract", "export.onnx")},
     "export": set(),
     "tasks": {"env", "sim", "vision", *NEUTRAL},
-    "sim2real": {*ROBOT, *CONFIG, "export.bundle", "export.parity"},
+    "sim2real": {
+        *ROBOT,
+        *CONFIG,
+        "vision.encode",
+        *(f"export.{name}" for name in ("bundle", "manifest", "parity", "sight")),
+    },
     "sim2real.mujoco_host": {"env", "sim", "vision", "sim2real", *NEUTRAL, "files", "memory", *CONFIG},
     "configs": set(),
     "pipeline": LEARNING | {"export", "sim2real.safety", "report"},
     "manual": {"registry", "schedule", *CONFIG},
-    "cli": {"registry", "run", "manual", *CONFIG},  # the rest by name
+    "cli": {"registry", "run", "manual", "keys", *CONFIG},  # the rest by name
     "__main__": {"cli"},
 }
+ROBOT_EXPORT = (
+    "bundle", "dialects", "foreign", "manifest", "metadata", "parity", "sight", "signature", "supplied",
+    "tracing", "wrap",
+)  # fmt: skip
 WITHOUT_TORCH = (
     "sim2real",
-    "export.bundle",
-    "export.parity",
+    *(f"export.{name}" for name in ROBOT_EXPORT),
+    "keys",
+    "vision.encode",
     *GROUND - {"run", "draws"},
     *CONFIG,
     "cli",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robokd import UserError
-from robokd.bench import collect, distill, render
+from robokd.bench import collect, distill, policy, render
 from robokd.bench.row import Effort, LeftOut, Row
 from robokd.cores import cores
 from robokd.files import to_json, writable, write_atomic
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from robokd.config import BenchConfig
     from robokd.run import Run
 
-WHAT = {"render": render.rows, "collect": collect.rows, "distill": distill.rows}
+WHAT = {"render": render.rows, "collect": collect.rows, "distill": distill.rows, "policy": policy.rows}
 PACKAGES = ("robokd", "numpy", "mujoco", "numba", "torch")
 _NAME = 56  # width of the column
 

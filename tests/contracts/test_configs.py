@@ -19,9 +19,10 @@ def test_a_part_has_working_defaults_a_build_and_one_line_of_help(kind, name):
     part = registry.find(kind, name)
     assert (part.kind, part.name) == (kind, name)
     # a corruption is data that travels in a bundle, the policy of a parent run and the student's twin are
-    # made by the stage; teachers that are not trained are opened
+    # made by the stage; teachers that are not trained are opened, robots have joints
     if kind != "corrupt" and (kind, name) not in (("teacher", "parent"), ("teacher", "twin")):
-        assert callable(getattr(part(), "build", None) or part().open)
+        makers = ("build", "open", "joints")
+        assert any(callable(getattr(part(), maker, None)) for maker in makers)
     assert part.__doc__
     assert not part.__doc__.startswith(part.__name__), (
         "the docstring's first line is what `robokd list` shows"

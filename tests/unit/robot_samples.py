@@ -1,13 +1,18 @@
 """A tiny bundle, its graph, and a robot that lives in the test's process."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from robokd.sim2real.robot import Reading
+from robokd.sim2real.robot import Command, JointReading
 
 from robokd.export.bundle import read_bundle, write_bundle
+from robokd.export.manifest import QUATERNION_ORDER, UNITS, focal_px
 from robokd.export.parity import Sample, write_samples
+from robokd.export.sight import statistics
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Term, to_dict
 
 JOINTS = ("shoulder", "elbow")
@@ -86,6 +91,13 @@ def graph(
     return model.SerializeToString()
 
 
+@functools.cache
+def front_statistics() -> dict:
+    """Those of noise in five episodes."""
+    images = np.random.default_rng(0).integers(0, 256, (40, *camera_spec().shape), np.uint8)
+    return statistics(images, camera_spec(), np.arange(40) // 8, flickers=True)
+
+
 def manifest() -> dict:
     return {
         "task": "tiny", "task_config": {"part": "tiny"}, "sim_config": {"part": "mujoco"},
@@ -93,6 +105,18 @@ def manifest() -> dict:
         "created": "2026-01-01T00:00:00+00:00", "robokd": "0.1.0",
         "action": to_dict(action_spec()), "observations": {"proprio": to_dict(proprio_spec())},
         "cameras": {"front": to_dict(camera_spec())}, "control_dt": DT,
+        "robot": {
+            "kp": [40.0, 30.0], "kd": [2.0, 1.5], "torque": [9.0, 8.0], "torque_rate": None, "jerk": None,
+            "home": [0.0, 0.0], "quaternion_order": QUATERNION_ORDER, "units": UNITS,
+        },
+        "optics": {
+            "front": {
+                "fx": focal_px(camera_spec()), "fy": focal_px(camera_spec()), "cx": 1.5, "cy": 1.0,
+                "crop": None, "rate_hz": 1 / DT,
+            }
+        },
+        "statistics": {"front": front_statistics()},
+        "latency_s": {"proprio": [0.0, 0.0], "front": [0.0, 0.02]},
         "graph": described(),
         "start": {"joint_pos_lower": [-0.3, -0.3], "joint_pos_upper": [0.3, 0.3]},
         "ages_s": {"proprio": 0.1, "front": 0.1}, "lineage": [], "evaluation": {}, "parity_max_abs": 0.0,
@@ -129,55 +153,51 @@ def make_bundle(path, *, data: bytes | None = None, samples: bytes | None = None
 
 
 class FakeRobot:
-    """Follows commands exactly; what it is told to break, breaks at `break_at`."""
+    """Joints that are where they were told to be, at once; what a test sets breaks."""
 
-    def __init__(self, clock, *, horizon: int = 5, break_at: int = 10**9, broken=None) -> None:
-        self.clock, self.horizon, self.break_at, self.broken = clock, horizon, break_at, broken
-        self.position = self.held = np.zeros(2, np.float32)
-        self.written: list[np.ndarray] = []
-        self.reads = self.stops = self.episode = 0
-        self.is_connected = False
-        self.calls: list[str] = []
+    stop_key = "any"
+
+    def __init__(
+        self, clock, *, is_hardware: bool = False, command_timeout_s: float | None = 0.5, position=(0.0, 0.0)
+    ) -> None:
+        self.clock, self.is_hardware, self.command_timeout_s = clock, is_hardware, command_timeout_s
+        self.position = self.held = np.array(position, np.float32)
+        self.commands: list[Command] = []
+        self.arrived_s: list[float] = []
+        self.calls: list[str] = []  # but for read and write
+        self.reads = 0
+        self.changes: dict = {}  # of what it reads
+        self.is_stuck = False  # the joints do not follow
+        self.read_error: Exception | None = None
+        self.write_error: Exception | None = None
+        self.answer = lambda target: target  # what it says that it sent
 
     def connect(self):
-        self.is_connected = True
         self.calls.append("connect")
-
-    def log_into(self, folder):
-        self.calls.append("log_into")
-
-    def begin(self, episode):
-        self.calls.append(f"begin {episode}")
-        self.episode, self.reads, self.position = episode, 0, np.zeros(2, np.float32)
-        self.held = self.position
 
     def read(self):
         self.reads += 1
-        now = self.clock()
-        channels = {
-            "joint_pos": self.position.copy(), "joint_vel": np.zeros(2, np.float32),
-            "joint_target": self.held.copy(),
-            "front": np.full((1, 3, 4), 2, np.uint8),
-        }  # fmt: skip
-        captured = dict.fromkeys(channels, now)
-        if self.reads >= self.break_at:
-            self.broken(channels, captured)
-        done = self.reads > self.horizon
-        return Reading(
-            sequence=self.reads, channels=channels, captured_s=captured, is_done=done, is_success=done,
+        if self.read_error is not None:
+            raise self.read_error
+        reading = JointReading(
+            captured_s=self.clock(), position=self.position.copy(), velocity=np.zeros(2, np.float32),
+            target=self.held.copy(), sequence=len(self.commands),
         )  # fmt: skip
+        return dataclasses.replace(reading, **self.changes)
 
     def write(self, command):
-        self.written.append(command.copy())
-        self.position = self.held = command.copy()
-        return command
+        if self.write_error is not None:
+            raise self.write_error
+        self.commands.append(command)
+        self.arrived_s.append(self.clock())
+        sent = np.asarray(self.answer(command.target), np.float32)
+        self.held = sent.copy()
+        if not self.is_stuck:
+            self.position = sent.copy()
+        return sent
 
     def stop(self):
-        self.stops += 1
         self.calls.append("stop")
-
-    def report(self):
-        return {"commands": len(self.written)}
 
 
 class FakeClock:

@@ -1,184 +1,282 @@
-"""The loop keeps its pace, obeys the safety layer and stops the robot on every way out."""
+"""The loop keeps its pace, follows its plan, and lets every way out be the way out."""
 
 import gc
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mcap.reader import make_reader
-from robokd.sim2real.log import Log
-from robokd.sim2real.loop import SLACK, Account, Pace, Plan, Terminated, connected, run_loop
+from robokd.sim2real.board import Board
+from robokd.sim2real.guard_link import State
+from robokd.sim2real.ladder import Rung
+from robokd.sim2real.log import Log, Sent
+from robokd.sim2real.log_reader import read_log
+from robokd.sim2real.loop import (
+    Account,
+    Crew,
+    Pace,
+    Plan,
+    Terminated,
+    Watcher,
+    one_interrupt,
+    run_loop,
+)
 from robokd.sim2real.policy import Policy
-from robokd.sim2real.safety import Safety, SafetyStop
-from robot_samples import DT, FakeClock, FakeRobot, graph, make_bundle
+from robokd.sim2real.robot import Frame
+from robokd.sim2real.safety import SafetyStop
+from robokd.sim2real.senses import Reading, Senses
+from robot_samples import DT, FakeClock, make_bundle
+
+
+class World:
+    """A guard, its robot, the senses and the episodes: what is told to the loop, and what it does."""
+
+    def __init__(self, clock, horizon) -> None:
+        self.clock, self.horizon = clock, horizon
+        self.calls: list[str] = []
+        self.commands: list[np.ndarray] = []
+        self.sents: list[Sent] = []
+        self.held = np.zeros(2, np.float32)
+        self.reads = self.left = 0
+        self.on_read = lambda world, reading: None
+
+    # a GuardLink
+    def hand_over(self):
+        self.calls.append("hand_over")
+
+    def release(self):
+        self.calls.append("release")
+
+    def listen(self):
+        pass
+
+    def command(self, target):
+        self.commands.append(target)
+        self.held = target.copy()
+        number = len(self.commands)
+        self.sents.append(Sent(
+            origin=number, sequence=number, stamp_s=self.clock(), commanded=target, sent=target,
+            reasons=(), rung=1,
+        ))  # fmt: skip
+        self.left -= 1
+        return number
+
+    # Senses
+    def wait_for_picture(self, after_s, timeout_s):
+        self.calls.append("wait")
+
+    def read(self, clock):
+        self.reads += 1
+        now = clock()
+        joints = {"joint_pos": self.held, "joint_vel": np.zeros(2, np.float32), "joint_target": self.held}
+        channels = {**joints, "front": np.full((1, 3, 4), self.reads, np.uint8)}
+        reading = Reading(
+            channels=channels, captured_s=dict.fromkeys(channels, now), numbers={"front": self.reads},
+            read_s=now, anchor=self.held, rate=np.zeros(2, np.float32),
+        )  # fmt: skip
+        self.on_read(self, reading)
+        return reading
+
+    # a Plant
+    def begin(self, episode):
+        self.calls.append(f"begin {episode}")
+        self.left = self.horizon
+
+    def outcome(self):
+        return None if self.left > 0 else True
 
 
 class Bench:
-    """A loop around a fake robot on a fake clock."""
+    """A loop around a fake world on a fake clock."""
 
-    def __init__(self, tmp_path, data=None, **robot) -> None:
+    def __init__(self, tmp_path, horizon=5, *watchers) -> None:
         self.clock = FakeClock(tick=1e-5)
-        bundle = make_bundle(tmp_path / "a.robokd", data=data)
-        self.robot, self.policy, self.safety = FakeRobot(self.clock, **robot), Policy(bundle), Safety(bundle)
-        self.pace, self.account = Pace(DT, self.clock, self.clock.sleep), Account()
-        self.log = Log(tmp_path / "log.mcap", {})
+        self.world = World(self.clock, horizon)
+        self.path, self.account = tmp_path / "log.mcap", Account()
+        self.crew = Crew(
+            link=self.world, senses=self.world, policy=Policy(make_bundle(tmp_path / "a.robokd")),
+            log=Log(self.path, {}), pace=Pace(DT, self.clock, self.clock.sleep), account=self.account,
+            watchers=watchers, plant=self.world,
+        )  # fmt: skip
 
-    def run(self, episodes=1, ticks=0) -> None:
+    def run(self, episodes=1, ticks=0, **more) -> None:
         try:
-            with connected(self.robot):
-                run_loop(
-                    self.robot, self.policy, safety=self.safety, pace=self.pace, log=self.log,
-                    account=self.account, plan=Plan(episodes=episodes, ticks=ticks),
-                )  # fmt: skip
+            run_loop(self.crew, Plan(episodes=episodes, ticks=ticks), **more)
         finally:
-            self.log.close()
+            self.crew.log.close()
 
 
-def raising(error):
-    def broken(channels, captured):
-        raise error
-
-    return broken
-
-
-def test_episodes_run_one_after_the_other_and_then_the_robot_is_stopped(tmp_path):
-    bench = Bench(tmp_path, horizon=4)
-    bench.run(episodes=3)
-    assert bench.robot.calls == ["connect", "begin 0", "begin 1", "begin 2", "stop", "stop", "stop"]
+def test_each_episode_is_begun_handed_over_and_released(tmp_path):
+    bench = Bench(tmp_path, 4)
+    ends = []
+    bench.run(episodes=3, after_episode=lambda: ends.append(bench.account.episodes))
+    one = ["hand_over", "wait", "wait", "release"]
+    assert bench.world.calls == ["begin 0", *one, "begin 1", *one, "begin 2", *one]
+    assert ends == [1, 2, 3]
     assert bench.account.successes == [True, True, True]
-    assert bench.account.ticks == len(bench.robot.written) == 12
-    # the graph asks for 0.001 rad more than the last target, from the held one on
-    assert bench.robot.written[3] == pytest.approx([0.004, 0.004], abs=1e-6)
-    assert not bench.safety.counts
+    assert bench.account.ticks == len(bench.world.commands) == 12
+    # the graph asks for 0.001 rad more than the last target
+    assert bench.world.commands[3] == pytest.approx([0.004, 0.004], abs=1e-6)
 
 
 def test_ticks_end_a_run_within_an_episode_which_does_not_count(tmp_path):
-    bench = Bench(tmp_path, horizon=4)
+    bench = Bench(tmp_path, 4)
     bench.run(episodes=0, ticks=6)
     assert bench.account.ticks == 6
     assert bench.account.successes == [True]
-    assert bench.robot.stops > 0
+    assert bench.world.calls[-1] == "release"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("cable"), KeyboardInterrupt(), SystemExit(), ValueError()])
-def test_the_robot_is_stopped_on_every_exception(tmp_path, error):
-    bench = Bench(tmp_path, break_at=3, broken=raising(error))
-    with pytest.raises(type(error)):
-        bench.run()
-    assert bench.robot.calls[-1] == "stop"
-    assert len(bench.robot.written) == 2
+def test_a_plan_is_over_by_what_comes_first():
+    account = Account()
+    account.episodes, account.inferences_s = 3, [0.0] * 10
+    assert Plan(episodes=3, ticks=0).is_over(account)
+    assert not Plan(episodes=4, ticks=0).is_over(account)
+    assert Plan(episodes=4, ticks=10).is_over(account)
+    assert not Plan(episodes=0, ticks=0).is_over(account)
+    assert not Plan(episodes=3, ticks=0).is_out_of_ticks(account)
 
 
-def test_the_robot_is_stopped_when_it_cannot_be_reached(tmp_path):
+def test_a_robot_without_episodes_is_run_for_so_many_ticks(tmp_path):
     bench = Bench(tmp_path)
-    bench.robot.connect = lambda: (_ for _ in ()).throw(RuntimeError("no answer"))
-    with pytest.raises(RuntimeError, match="no answer"):
-        bench.run()
-    assert bench.robot.stops > 0
+    bench.crew = Crew(**{**vars(bench.crew), "plant": None})
+    bench.run(episodes=0, ticks=9)
+    assert bench.account.ticks == 9
+    assert (bench.account.episodes, bench.account.successes) == (0, [])
+    assert bench.world.calls == ["hand_over", "wait", "wait", "release"]
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
+    "error", [RuntimeError("cable"), KeyboardInterrupt(), SystemExit(), SafetyStop("stale_front", "old")]
 )
-def test_the_robot_is_stopped_by_signals_even_if_one_hits_the_stop(tmp_path, number, error):
-    bench = Bench(tmp_path, break_at=3, broken=lambda *_: os.kill(os.getpid(), number))
-    stop = bench.robot.stop
-
-    def slow_stop():
-        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C again, out of impatience
-        stop()
-
-    bench.robot.stop = slow_stop
-    before = signal.getsignal(number)
-    with pytest.raises(error):
-        bench.run()
-    assert bench.robot.stops == 3
-    assert signal.getsignal(number) is before
-
-
-def test_a_signal_during_the_stop_of_a_normal_end_does_not_prevent_it(tmp_path):
+def test_every_exception_is_the_callers_who_stops_the_robot(tmp_path, error):
     bench = Bench(tmp_path)
-    stop, calls = bench.robot.stop, []
 
-    def interrupted_stop():
-        calls.append(1)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0)  # where the first one raises
-        stop()
+    def fail(world, reading):
+        if world.reads == 4:  # the first is the rehearsal
+            raise error
 
-    bench.robot.stop = interrupted_stop
-    with pytest.raises(KeyboardInterrupt):
+    bench.world.on_read = fail
+    with pytest.raises(type(error)):
         bench.run()
-    assert (len(calls), bench.robot.stops) == (3, 2)
+    assert len(bench.world.commands) == 2
+    assert gc.isenabled()
 
 
-def test_a_command_that_is_not_finite_never_reaches_the_robot(tmp_path):
-    bench = Bench(tmp_path, data=graph(is_broken=True))
-    with pytest.raises(SafetyStop, match="non_finite"):
-        bench.run()
-    assert bench.robot.written == []
-    assert bench.robot.stops > 0
-
-
-def test_the_first_command_starts_from_the_held_target_and_not_from_a_noisy_measurement(tmp_path):
-    def noise(channels, captured):
-        channels["joint_pos"] = channels["joint_target"] + np.float32([0.0056, -0.0056])
-
-    bench = Bench(tmp_path, break_at=1, broken=noise)
-    bench.run()
-    # from the measured pose it would be 0.66 rad/s from rest, where the acceleration allows 0.2
-    assert bench.robot.written[0] == pytest.approx([0.001, 0.001], abs=1e-6)
-    assert not bench.safety.counts
-
-
-def test_an_exception_between_connecting_and_running_stops_the_robot_too(tmp_path):
+def test_the_rehearsal_commands_nothing_and_leaves_no_memory(tmp_path):
     bench = Bench(tmp_path)
-    with pytest.raises(OSError, match="disk full"), connected(bench.robot):
-        raise OSError("disk full")
-    assert bench.robot.calls == ["connect", "stop", "stop"]
+    begins, act = [], bench.crew.policy.act
+    bench.crew.policy.begin = lambda: begins.append(len(bench.world.commands))
+    acts = []
+    bench.crew.policy.act = lambda *args: (acts.append(len(begins)), act(*args))[1]
+    bench.run(episodes=2)
+    assert begins == [0, 5]
+    assert acts == [0, *[1] * 6, *[2] * 5]  # of each episode the first is before the memory is cleared
 
 
 def test_the_age_of_what_a_command_rests_on_is_kept_by_channel(tmp_path):
-    old = lambda _, captured: captured.update(front=captured["front"] - 0.03)  # noqa: E731
-    bench = Bench(tmp_path, horizon=4, break_at=1, broken=old)
+    bench = Bench(tmp_path, 4)
+    bench.world.on_read = lambda _, reading: reading.captured_s.update(front=reading.read_s - 0.03)
     bench.run()
     assert len(bench.account.ages_s["joint_pos"]) == bench.account.ticks == 4
     assert bench.account.ages_s["front"] == pytest.approx([0.03] * 4, abs=1e-3)
+    assert len(bench.account.periods_s) == len(bench.account.late_s) == 4
+    assert bench.account.periods_s == pytest.approx([DT] * 4, abs=1e-4)
 
 
-def test_a_stale_camera_stops_the_loop(tmp_path):
-    bench = Bench(tmp_path, horizon=100)
-    frozen_s = bench.clock()
-    bench.robot.break_at, bench.robot.broken = 1, lambda _, captured: captured.update(front=frozen_s)
-    with pytest.raises(SafetyStop, match="stale_front"):
+def test_watchers_see_every_reading_and_have_the_idle_time(tmp_path):
+    class Witness(Watcher):
+        seen, until, begins = [], [], 0
+
+        def see(self, reading):
+            self.seen.append(reading.numbers["front"])
+
+        def idle(self, tick, until_s):
+            assert tick.number == len(self.seen)
+            self.until.append(until_s - tick.begun_s)
+
+        def begin(self):
+            self.begins += 1
+
+    witness = Witness()
+    Bench(tmp_path, 3, witness).run(episodes=2)
+    assert witness.seen == [2, 3, 4, 6, 7, 8]
+    assert all(0 < rest < DT for rest in witness.until)
+    assert witness.begins == 2
+
+
+def test_a_watcher_can_stop_the_run_before_the_policy_is_asked(tmp_path):
+    class Judge(Watcher):
+        def see(self, reading):
+            raise SafetyStop("unlike", "another world")
+
+    bench = Bench(tmp_path, 3, Judge())
+    with pytest.raises(SafetyStop, match="unlike"):
         bench.run()
-    # the budget is 0.1 s, the period 0.01 s
-    assert 9 <= len(bench.robot.written) <= 11
-    assert bench.safety.counts == {"stale_front": 1}
+    assert bench.world.commands == []
 
 
-def test_limits_hold_for_what_is_written(tmp_path):
-    bench = Bench(tmp_path, data=graph(step=0.01), horizon=200)
+def test_the_log_holds_every_tick_and_what_was_sent_bit_for_bit(tmp_path):
+    bench = Bench(tmp_path, 3)
+    bench.run(episodes=2)
+    recording = read_log(bench.path)
+    assert [tick.episode for tick in recording.ticks] == [0, 0, 0, 1, 1, 1]
+    assert [tick.number for tick in recording.ticks] == list(range(1, 7))
+    commands = np.array(bench.world.commands)
+    assert (np.array([tick.decision.command for tick in recording.ticks]) == commands).all()
+    assert (np.array([sent.sent for sent in recording.sents]) == commands).all()
+    assert [int(tick.channels["front"].max()) for tick in recording.ticks] == [2, 3, 4, 6, 7, 8]
+    assert len(recording.episodes) == 2
+
+
+def test_the_garbage_collector_rests_during_the_loop(tmp_path):
+    seen = []
+    bench = Bench(tmp_path)
+    bench.world.on_read = lambda *_: seen.append(gc.isenabled())
     bench.run()
-    written = np.array(bench.robot.written, float)
-    rates = np.diff(written, axis=0) / DT
-    assert written.max(0) == pytest.approx([1.0, 0.7], abs=1e-4)
-    assert (np.abs(rates) <= np.array([1.0, 2.0]) * (1 + 1e-4)).all()
-    assert (np.abs(np.diff(rates, axis=0)) <= np.array([20.0, 10.0]) * DT * (1 + 1e-3)).all()
-    assert bench.safety.counts["position"] > 0
+    assert seen
+    assert not any(seen)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_data_that_comes_while_the_process_waits_for_its_core_is_not_of_the_future(tmp_path):
+    # between the clock and the line another process had the core for 20 ms
+    clock = FakeClock()
+    states = [joints(clock.now)]
+
+    def listen():
+        clock.now += 0.02
+        states.append(joints(clock.now))
+        board.write(Frame(camera="front", captured_s=clock.now, image=np.zeros((1, 3, 4), np.uint8)))
+
+    bundle = make_bundle(tmp_path / "a.robokd")
+    board = Board(bundle.cameras)
+    try:
+        reading = Senses(bundle, SimpleNamespace(states=states, listen=listen), board, None).read(clock)
+    finally:
+        board.close()
+    assert all(reading.read_s >= moment for moment in reading.captured_s.values())
+
+
+def joints(captured_s):
+    zero = np.zeros(2, np.float32)
+    return State(
+        captured_s=captured_s, position=zero, velocity=zero, anchor=zero, rate=zero, mode=Rung.FOLLOW,
+        token=1, origin=0,
+    )  # fmt: skip
 
 
 def test_deadlines_are_absolute():
     clock = FakeClock(tick=1e-6)
     pace = Pace(0.01, clock, clock.sleep)
-    begun = clock.now
     pace.begin()
+    begun = clock.now
     for tick in range(1, 500):
         clock.now += 0.0037  # work
         _, late = pace.wait()
@@ -187,78 +285,96 @@ def test_deadlines_are_absolute():
     assert pace.misses == 0
 
 
-def test_an_overrun_is_counted_and_never_made_up_by_a_burst():
+@pytest.mark.parametrize(
+    ("work", "misses"), [(0.0100, 0), (0.0105, 0), (0.0115, 1), (0.0175, 1), (0.0205, 1), (0.0355, 3)]
+)
+def test_an_overrun_is_counted_and_the_grid_is_kept(work, misses):
+    # a tick that begins late is missed once, and once more each deadline that is left out
     clock = FakeClock(tick=1e-6)
     pace = Pace(0.01, clock, clock.sleep)
     pace.begin()
-    clock.now += 0.035
+    begun = clock.now
+    clock.now += work
     period, late = pace.wait()
-    assert (pace.misses, len(clock.slept)) == (1, 0)
-    assert period == pytest.approx(0.035, abs=1e-4)
-    assert late == pytest.approx(0.025, abs=1e-4)
-    for _ in range(3):
-        assert pace.wait()[0] == pytest.approx(0.01, abs=1e-4)
-    assert pace.misses == 1
-
-
-def test_a_late_wake_up_does_not_shorten_the_next_period_much():
-    clock = FakeClock(tick=1e-6)
-    pace = Pace(0.01, clock, lambda seconds: clock.sleep(seconds + 0.008))
-    pace.begin()
-    periods = [pace.wait()[0] for _ in range(10)]
-    assert min(periods) >= 0.01 * (1 - SLACK) - 1e-4
-    assert pace.misses == 10
+    assert period == pytest.approx(work, abs=1e-4)
+    assert late == pytest.approx((work + 1e-6) % 0.01, abs=1e-4)
+    assert pace.misses == misses
+    for _ in range(3):  # never made up by a burst
+        clock.now += 0.001
+        _, late = pace.wait()
+        assert late < 1e-4
+    assert (clock.now - begun) / 0.01 == pytest.approx(round((clock.now - begun) / 0.01), abs=0.01)
+    assert pace.misses == misses
 
 
 def test_real_time_is_kept_on_the_real_clock():
     pace = Pace(0.005)
     pace.begin()
-    begun = pace.tick_s
-    periods = [pace.wait()[0] for _ in range(100)]
-    # a busy machine may miss some; the pace is still that of the grid
-    assert np.median(periods) == pytest.approx(0.005, rel=0.02)
-    assert time.monotonic() - begun >= 0.5 - SLACK * 0.005
-
-
-def test_the_garbage_collector_rests_during_the_loop(tmp_path):
-    seen = []
-    bench = Bench(tmp_path, break_at=1, broken=lambda *_: seen.append(gc.isenabled()))
-    bench.run()
-    assert not any(seen)
-    assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
+    begun = pace.deadline_s
+    for _ in range(60):
+        pace.wait()
+    # a busy machine may miss some, but none begins before its time and the grid stays where it was
+    assert time.monotonic() - begun >= 60 * 0.005
+    assert (pace.deadline_s - begun) / 0.005 == pytest.approx(round((pace.deadline_s - begun) / 0.005))
 
 
 def test_the_loop_runs_outside_the_main_thread_too(tmp_path):
     bench = Bench(tmp_path)
-    thread = threading.Thread(target=bench.run)
+
+    def run():
+        with one_interrupt():
+            bench.run()
+
+    thread = threading.Thread(target=run)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert bench.account.successes == [True]
 
 
-def test_the_log_holds_every_tick_bit_for_bit(tmp_path):
-    bench = Bench(tmp_path, horizon=3)
-    bench.run(episodes=2)
-    with (tmp_path / "log.mcap").open("rb") as file:
-        messages = [(c.topic, m, json.loads(m.data)) for _, c, m in make_reader(file).iter_messages()]
-    ticks = [content for topic, _, content in messages if topic == "/tick"]
-    assert [tick["episode"] for tick in ticks] == [0, 0, 0, 1, 1, 1]
-    written = np.array([tick["sent"] for tick in ticks], np.float32)
-    assert (written == np.array(bench.robot.written)).all()
-    assert np.float32(ticks[2]["joint_target"]).tolist() == written[1].tolist()
-    assert all(0 < m.log_time - 100e9 < 1e9 for _, m, _ in messages)  # the fake clock starts at 100 s
-    images = [content for topic, _, content in messages if topic == "/camera/front"]
-    assert len(images) == 6
-    assert images[0]["shape"] == [1, 3, 4]
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated)],
+)
+def test_the_first_interrupt_raises_and_none_disturbs_the_cleaning_up(number, error):
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(name) for name in names]
+    cleaned = []
+
+    def work():
+        with one_interrupt():
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(1)
+            finally:
+                for name in names:
+                    os.kill(os.getpid(), name)  # again, out of impatience
+                time.sleep(0)
+                cleaned.append(True)
+
+    with pytest.raises(error) as caught:
+        work()
+    assert type(caught.value) is error
+    assert cleaned
+    assert [signal.getsignal(name) for name in names] == before
 
 
-def test_the_policy_process_imports_neither_torch_nor_a_simulator():
+def test_nohup_stays_what_it_is():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with one_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_robot_side_imports_neither_torch_nor_a_simulator():
     code = (
-        "import sys, robokd.sim2real.deploy, robokd.registry as r; r.find('robot', 'mujoco');"
+        "import sys, robokd.sim2real.deploy, robokd.sim2real.guard, robokd.sim2real.eyes;"
+        "import robokd.registry as r; r.find('robot', 'mujoco');"
         "print([name for name in ('torch', 'mujoco', 'numba', 'tensordict') if name in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout == "[]\n", done.stderr

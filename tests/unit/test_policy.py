@@ -60,6 +60,7 @@ def test_a_policy_reads_any_groups_that_are_made_of_the_robot_s_terms_and_none_a
         bundle = make_bundle(
             tmp_path / "a.robokd", data=data, samples=golden(data, inputs), graph=described(inputs),
             observations=observations, ages_s=dict.fromkeys((*observations, "front"), 0.1),
+            latency_s={name: [0.0, 0.0] for name in (*observations, "front")},
         )  # fmt: skip
         assert act(Policy(bundle)).action.tolist() == action
 

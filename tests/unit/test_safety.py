@@ -1,205 +1,231 @@
-"""What the safety layer lets through keeps every limit; what it cannot trust stops the robot."""
+"""What cannot be trusted stops the robot, and the reason says what was got and what is allowed."""
+
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from robokd.sim2real.robot import Reading
-from robokd.sim2real.safety import HELD_TOLERANCE, TOLERANCE, Safety, SafetyStop
-from robot_samples import DT, action_spec, make_bundle
-
-from robokd.specs import ActionSpec, Limits, braking_rate, limit
-
-ARM = ActionSpec(
-    names=("a", "b", "c"), scale=(0.06, 0.06, 0.06), control_dt=0.04, position_lower=(-2.7, -1.7, -0.01),
-    position_upper=(2.7, 1.2, 4.5), velocity=(2.2, 0.3, 2.6), acceleration=(10.0, 3.0, 12.5),
+from robokd.sim2real.robot import JointReading
+from robokd.sim2real.safety import (
+    CLOCK_TOLERANCE_S,
+    HELD_TOLERANCE,
+    TOLERANCE,
+    SafetyStop,
+    check_age,
+    check_command,
+    check_first,
+    check_joints,
+    check_pictures,
+    held_anchor,
+    joints_budget_s,
+    start_anchor,
 )  # fmt: skip
-SHARE = st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=2)
-WILD = st.one_of(
-    st.floats(-1e4, 1e4, width=32), st.floats(-0.25, 0.25, width=32), st.sampled_from([-1.0, 1.0])
-)
+
+from robokd.specs import ActionSpec
+
+# limits: shoulder [-1, 1], elbow [-0.5, 0.7]; scale 0.01 and 0.02 rad
+ACTION = ActionSpec(
+    names=("shoulder", "elbow"), scale=(0.01, 0.02), control_dt=0.01, position_lower=(-1.0, -0.5),
+    position_upper=(1.0, 0.7), velocity=(1.0, 2.0), acceleration=(20.0, 10.0),
+)  # fmt: skip
+UNTOLD = (np.nan, np.nan)
+BAD = [np.nan, np.inf, -np.inf]
 
 
-def admissible(spec: ActionSpec, where: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A pose within the limits and a rate that can still brake before them; shares in [-1, 1]."""
-    limits = Limits.of(spec)
-    middle, half = (limits.upper + limits.lower) / 2, (limits.upper - limits.lower) / 2
-    anchor = np.clip(middle + where * half, limits.lower, limits.upper).astype(np.float32)
-    room = np.where(speed > 0, limits.upper - anchor, anchor - limits.lower)
-    fastest = np.minimum(limits.velocity, braking_rate(room, 0.9995 * limits.acceleration, limits.dt))
-    return anchor, (speed * fastest).astype(np.float32)
+def reading(position=(0.0, 0.0), velocity=(0.0, 0.0), target=None, strangers: int = 0) -> JointReading:
+    """Joints that hold the target where they are, if not said otherwise."""
+    rows = (np.array(row, np.float32) for row in (position, velocity, position if target is None else target))
+    position, velocity, target = rows
+    return JointReading(
+        captured_s=0.0, position=position, velocity=velocity, target=target, strangers=strangers
+    )
 
 
-def reading(position=(0.0, 0.0), captured_s=0.0, **changed) -> Reading:
-    channels = {
-        "joint_pos": np.array(position),
-        "joint_vel": np.zeros(2),
-        "joint_target": np.array(position),
-        "front": np.zeros((1, 3, 4), np.uint8),
+def bundle(start=((-0.3, -0.3), (0.3, 0.3)), observations=("proprio",), **ages):
+    manifest = {
+        "start": {"joint_pos_lower": start[0], "joint_pos_upper": start[1]},
+        "ages_s": ages or {"proprio": 0.1, "front": 0.2},
     }
-    channels |= {name: np.array(value) for name, value in changed.items()}
-    return Reading(sequence=1, channels=channels, captured_s=dict.fromkeys(channels, captured_s))
+    return SimpleNamespace(manifest=manifest, action=ACTION, observations=dict.fromkeys(observations))
 
 
-@pytest.fixture
-def safety(tmp_path):
-    layer = Safety(make_bundle(tmp_path / "a.robokd"))
-    layer.begin(reading())
-    return layer
+def test_a_stop_has_a_kind_and_says_why():
+    stop = SafetyStop("start", "elbow is elsewhere")
+    assert (stop.kind, stop.message, str(stop)) == (
+        "start",
+        "elbow is elsewhere",
+        "start: elbow is elsewhere",
+    )
 
 
-@given(spec=st.sampled_from([ARM, action_spec()]), data=st.data())
-@settings(max_examples=150, deadline=None)
-def test_limits_are_kept_from_any_admissible_start_whatever_is_asked(spec, data):
-    count = st.lists(st.floats(-1, 1, width=32), min_size=spec.size, max_size=spec.size)
-    anchor, rate = admissible(spec, np.array(data.draw(count)), np.array(data.draw(count)))
-    limits = Limits.of(spec)
-    seed = data.draw(st.integers(0, 2**32 - 1))
-    generator = np.random.default_rng(seed)
-    size = data.draw(st.sampled_from([0.01, 0.1, 1.0, 100.0]))
-    velocity, acceleration = (np.array(row) for row in (spec.velocity, spec.acceleration))
-    noise = 2 * np.spacing(np.float32(5)) / spec.control_dt  # rad/s, of float32 positions
-    before, old_rate = anchor.astype(float), rate.astype(float)
-    for _ in range(80):
-        wanted = (anchor + size * generator.standard_normal(spec.size)).astype(np.float32)
-        anchor, rate = limit(wanted, anchor, rate, limits)
-        assert (anchor >= limits.lower).all()
-        assert (anchor <= limits.upper).all()
-        new_rate = (anchor - before) / spec.control_dt
-        assert (np.abs(new_rate) <= velocity * (1 + 1e-4) + noise).all()
-        change = np.abs(new_rate - old_rate)
-        assert (change <= acceleration * spec.control_dt * (1 + 1e-4) + 2 * noise).all()
-        before, old_rate = anchor.astype(float), new_rate
+@pytest.mark.parametrize("age", [0.0, 0.05, 0.1 - 1e-9, -0.9 * CLOCK_TOLERANCE_S])
+def test_data_within_its_budget_passes(age):
+    check_age("front", 100.0 - age, 100.0, 0.1)
 
 
-@given(where=SHARE, speed=SHARE, ask=st.lists(WILD, min_size=2, max_size=2))
-@settings(max_examples=300, deadline=None)
-def test_limiting_twice_is_limiting_once(where, speed, ask):
-    limits = Limits.of(action_spec())
-    anchor, rate = admissible(action_spec(), np.array(where), np.array(speed))
-    once, _ = limit(np.array(ask, np.float32), anchor, rate, limits)
-    twice, _ = limit(once, anchor, rate, limits)
-    assert np.abs(once - twice).max() <= 1e-5
+@pytest.mark.parametrize("age", [0.101, 10.0, -1.1 * CLOCK_TOLERANCE_S, *BAD])
+def test_data_that_is_old_of_the_future_or_of_no_time_stops(age):
+    with pytest.raises(SafetyStop, match=r"front is -?\S+ s old, at most 0\.1 s is allowed") as stop:
+        check_age("front", 100.0 - age, 100.0, 0.1)
+    assert stop.value.kind == "stale_front"
 
 
-@given(st.lists(SHARE, min_size=1, max_size=40))
-@settings(max_examples=50, deadline=None)
-def test_what_the_graph_has_limited_is_not_counted(tmp_path_factory, asks):
-    safety = Safety(make_bundle(tmp_path_factory.mktemp("bundle") / "a.robokd"))
-    safety.begin(reading())
-    for ask in asks:
-        wanted = safety.anchor + safety.limits.scale * np.array(ask, np.float32)
-        by_graph, _ = limit(wanted, safety.anchor, safety.rate, safety.limits)
-        safety.accept(safety.limit(by_graph))
-    assert not safety.counts
+@given(st.floats(allow_nan=True), st.floats(allow_nan=True), st.floats(0, 10))
+def test_no_time_makes_the_check_of_ages_fail_otherwise(captured, now, budget):
+    try:
+        check_age("front", captured, now, budget)
+    except SafetyStop:
+        return
+    assert math.isfinite(captured)
+    assert -CLOCK_TOLERANCE_S <= now - captured <= budget
 
 
-def test_clipped_commands_are_counted_by_kind(safety):
-    # dt 0.01 s; acceleration 20 rad/s^2 allows a rate of 0.2 rad/s: 0.002 rad in the first tick
-    sent = safety.limit(np.array([0.005, 0.0], np.float32))
-    assert sent[0] == pytest.approx(0.002)
-    assert safety.counts == {"acceleration": 1}
-    safety.accept(sent)
-    sent = safety.limit(np.array([5.0, 0.0], np.float32))
-    # 0.4 rad/s now
-    assert sent[0] == pytest.approx(0.002 + 0.004)
-    assert safety.counts == {"acceleration": 2, "velocity": 1, "position": 1}
+def test_every_picture_has_its_own_budget():
+    budgets = {"front": 0.1, "wrist": 0.2}
+    check_pictures({"front": -0.09, "wrist": -0.19}, 0.0, budgets)
+    for camera, moment in (("front", -0.11), ("wrist", -0.21)):
+        with pytest.raises(SafetyStop) as stop:
+            check_pictures({"front": 0.0, "wrist": 0.0, camera: moment}, 0.0, budgets)
+        assert stop.value.kind == f"stale_{camera}"
 
 
-def test_float_noise_is_not_a_clipped_command(safety):
-    safety.limit(np.array([0.002 + 0.9 * TOLERANCE, 0.0], np.float32))
-    assert not safety.counts
+def test_joints_may_be_as_old_as_what_is_observed_and_else_as_pictures():
+    assert joints_budget_s(bundle()) == 0.1
+    assert joints_budget_s(bundle(proprio=0.3, front=0.2)) == 0.3
+    assert joints_budget_s(bundle(observations=("proprio", "touch"), proprio=0.3, touch=0.05)) == 0.05
+    # a policy of pictures alone moves joints all the same
+    assert joints_budget_s(bundle(observations=(), front=0.2, wrist=0.15)) == 0.15
 
 
-def test_the_anchor_is_what_was_sent(safety):
-    safety.limit(np.array([0.002, 0.0], np.float32))
-    safety.accept(np.array([0.001, 0.0], np.float32))  # the robot sent less
-    assert safety.anchor.tolist() == np.float32([0.001, 0.0]).tolist()
-    assert safety.rate == pytest.approx([0.1, 0.0])
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("name", ["position", "velocity"])
+def test_joints_that_do_not_read_finite_numbers_stop(name, bad):
+    with pytest.raises(SafetyStop, match=f"the robot's {name} reads ") as stop:
+        check_joints(reading(**{name: (0.0, bad)}, target=(0.0, 0.0)))
+    assert stop.value.kind == "non_finite_joints"
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_command_that_is_not_finite_stops(safety, bad):
-    with pytest.raises(SafetyStop, match="policy commands") as stop:
-        safety.limit(np.array([0.0, bad], np.float32))
+def test_joints_that_do_not_tell_their_target_pass():
+    check_joints(reading(target=UNTOLD))
+
+
+def test_somebody_else_who_drives_the_robot_stops_it():
+    with pytest.raises(SafetyStop, match="2 commands on the wire were not ours") as stop:
+        check_joints(reading(strangers=2))
+    assert stop.value.kind == "second_writer"
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_command_that_is_not_finite_stops(bad):
+    check_command(np.array([0.0, 1e30]))
+    with pytest.raises(SafetyStop, match=r"the policy commands \[0\.0, ") as stop:
+        check_command(np.array([0.0, bad], np.float32))
     assert stop.value.kind == "non_finite"
-    assert safety.counts == {"non_finite": 1}
 
 
-def test_a_measurement_that_is_not_finite_stops(safety):
-    with pytest.raises(SafetyStop, match="joint_vel"):
-        safety.check_reading(reading(joint_vel=[0.0, np.nan]), 0.0)
-    with pytest.raises(SafetyStop, match="joint_pos"):
-        safety.begin(reading(position=[np.nan, 0.0]))
-    assert safety.counts == {"non_finite_proprio": 2}
+@given(st.tuples(st.floats(-1, 1, width=32), st.floats(-1, 1, width=32)), st.floats(-0.25, 0.25, width=32))
+def test_every_first_command_that_an_action_can_ask_for_passes(action, where):
+    anchor = np.full(2, where, np.float32)
+    check_first(anchor + np.float32(ACTION.scale) * np.float32(action), anchor, ACTION)
 
 
-@pytest.mark.parametrize(
-    ("channel", "kind"),
-    [
-        ("front", "stale_front"),
-        ("joint_pos", "stale_proprio"),
-        ("joint_vel", "stale_proprio"),
-        ("joint_target", "stale_proprio"),
-    ],
-)
-@pytest.mark.parametrize("captured", [-0.11, np.nan, 0.5])
-def test_each_channel_has_its_age_budget(safety, channel, kind, captured):
-    safety.check_reading(reading(captured_s=-0.09), 0.0)
-    old = reading()
-    old.captured_s[channel] = captured  # too old, unknown, from the future
-    with pytest.raises(SafetyStop, match=channel) as stop:
-        safety.check_reading(old, 0.0)
-    assert stop.value.kind == kind
-
-
-def test_joints_may_not_be_older_than_pictures_where_a_policy_reads_pictures_alone(tmp_path):
-    safety = Safety(make_bundle(tmp_path / "a.robokd", observations={}, ages_s={"front": 0.1}))
-    safety.begin(reading())
-    safety.check_reading(reading(captured_s=-0.09), 0.0)
-    old = reading()
-    old.captured_s["joint_vel"] = -0.11
-    with pytest.raises(SafetyStop, match=r"stale_joints: joint_vel is 0\.1100 s old"):
-        safety.check_reading(old, 0.0)
-
-
-def test_a_start_outside_the_envelope_is_refused(safety):
-    with pytest.raises(SafetyStop, match=r"elbow starts at 0\.3100 rad") as stop:
-        safety.begin(reading(position=[0.0, 0.31]))
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("joint", [0, 1])
+def test_a_first_command_out_of_reach_is_refused(joint, sign):
+    far = np.zeros(2)
+    far[joint] = sign * (ACTION.scale[joint] + 1.1 * TOLERANCE)
+    with pytest.raises(SafetyStop, match=f"the first command for {ACTION.names[joint]} is 0.0") as stop:
+        check_first(far, np.zeros(2), ACTION)
     assert stop.value.kind == "start"
 
 
-def test_the_anchor_is_the_target_that_is_held_at_rest(safety):
-    safety.begin(reading(position=[0.0056, -0.0056], joint_target=[0.001, 0.002]))
-    assert safety.anchor.tolist() == np.float32([0.001, 0.002]).tolist()
-    assert safety.rate.tolist() == [0.0, 0.0]
-    assert safety.anchor.dtype == safety.rate.dtype == np.float32
+def test_the_joint_that_is_farthest_beyond_its_reach_is_named():
+    with pytest.raises(SafetyStop, match=r"for shoulder is 0\.5000 rad from .*, allowed is 0\.0100"):
+        check_first(np.array([0.5, 0.5]), np.zeros(2), ACTION)
 
 
-def test_a_held_target_far_from_where_the_joint_is_stops(safety):
-    safety.begin(reading(joint_target=[0.99 * HELD_TOLERANCE, 0.0]))
-    with pytest.raises(SafetyStop, match=r"elbow is 0\.0000 rad, the target it holds -0\.0505") as stop:
-        safety.begin(reading(joint_target=[0.0, -1.01 * HELD_TOLERANCE]))
+def test_the_anchor_is_the_target_that_is_held():
+    anchor = held_anchor(reading(position=(0.0056, -0.0056), target=(0.001, 0.002)), ACTION)
+    assert anchor.tolist() == np.float32([0.001, 0.002]).tolist()
+    assert anchor.dtype == np.float32
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_held_target_far_from_where_the_joint_is_stops(sign):
+    held_anchor(reading(target=(sign * 0.99 * HELD_TOLERANCE, 0.0)), ACTION)
+    said = r"elbow is 0\.0000 rad, the target it holds -?0\.0505: at most 0\.05 apart is allowed"
+    with pytest.raises(SafetyStop, match=said) as stop:
+        held_anchor(reading(target=(0.0, sign * 1.01 * HELD_TOLERANCE)), ACTION)
     assert stop.value.kind == "held_target"
-    assert safety.counts == {"held_target": 1}
 
 
-def test_a_held_target_that_is_not_finite_or_beyond_a_limit_stops(tmp_path):
-    # the envelope allows a start next to the limit of 0.7 rad, the held target is beyond it
-    start = {"joint_pos_lower": [-0.3, -0.3], "joint_pos_upper": [0.3, 0.7]}
-    safety = Safety(make_bundle(tmp_path / "a.robokd", start=start))
-    with pytest.raises(
-        SafetyStop, match=r"elbow holds 0\.7100 rad, limits are \[-0\.5000, 0\.7000\]"
-    ) as stop:
-        safety.begin(reading(position=[0.0, 0.69], joint_target=[0.0, 0.71]))
+@pytest.mark.parametrize("bad", BAD)
+def test_a_target_that_is_told_of_some_joints_only_stops(bad):
+    with pytest.raises(SafetyStop, match=r"elbow is 0\.0000 rad, the target it holds") as stop:
+        held_anchor(reading(target=(0.0, bad)), ACTION)
     assert stop.value.kind == "held_target"
-    with pytest.raises(SafetyStop, match="joint_target reads"):
-        safety.begin(reading(joint_target=[0.0, np.nan]))
 
 
-def test_a_first_command_out_of_reach_of_the_held_target_is_refused(safety):
-    far = np.array([0.0, 0.03], np.float32)  # scale 0.02: no action can ask for so much
-    with pytest.raises(SafetyStop, match="first command for elbow"):
-        safety.limit(far)
-    safety.accept(safety.limit(np.zeros(2, np.float32)))
-    assert safety.limit(far)[1] == pytest.approx(DT * DT * 10)  # later it is only limited
+def test_a_held_target_beyond_a_limit_stops():
+    said = r"elbow holds 0\.7100 rad, wanted \[-0\.5000, 0\.7000\] rad"
+    with pytest.raises(SafetyStop, match=said) as stop:
+        held_anchor(reading(position=(0.0, 0.69), target=(0.0, 0.71)), ACTION)
+    assert stop.value.kind == "held_target"
+
+
+def test_a_held_target_beyond_a_limit_by_rounding_is_put_within():
+    anchor = held_anchor(reading(position=(0.0, 0.7), target=(0.0, 0.7 + 0.5 * TOLERANCE)), ACTION)
+    assert anchor[1] == np.float32(0.7)
+
+
+def test_a_robot_that_does_not_tell_its_target_is_anchored_where_it_stands():
+    assert held_anchor(reading(position=(0.5, -0.25), target=UNTOLD), ACTION).tolist() == [0.5, -0.25]
+
+
+@pytest.mark.parametrize("elbow", [0.7 + 0.9 * HELD_TOLERANCE, 0.7 + 1e-4])
+def test_one_that_stands_a_little_beyond_a_limit_is_anchored_at_the_limit(elbow):
+    assert held_anchor(reading(position=(0.0, elbow), target=UNTOLD), ACTION)[1] == np.float32(0.7)
+
+
+@pytest.mark.parametrize("elbow", [0.7 + 1.1 * HELD_TOLERANCE, -0.5 - 1.1 * HELD_TOLERANCE, 2.0, *BAD])
+def test_one_that_stands_far_beyond_a_limit_stops_for_its_anchor_would_be_a_jump(elbow):
+    with pytest.raises(SafetyStop, match=r"elbow stands at .* rad, wanted") as stop:
+        held_anchor(reading(position=(0.0, elbow), target=UNTOLD), ACTION)
+    assert stop.value.kind == "held_target"
+
+
+@given(
+    st.tuples(*[st.floats(width=32, allow_nan=True)] * 2),
+    st.tuples(*[st.floats(width=32, allow_nan=True)] * 2),
+)
+def test_an_anchor_is_within_limits_and_near_the_joints_or_there_is_none(position, target):
+    with np.errstate(all="ignore"):
+        try:
+            anchor = held_anchor(reading(position=position, target=target), ACTION)
+        except SafetyStop:
+            return
+    assert (anchor >= np.float32(ACTION.position_lower)).all()
+    assert (anchor <= np.float32(ACTION.position_upper)).all()
+    assert np.abs(anchor - np.array(position)).max() <= HELD_TOLERANCE + TOLERANCE
+
+
+def test_a_start_within_the_envelope_is_anchored_at_the_held_target():
+    found = start_anchor(reading(position=(0.3, -0.3), target=(0.31, -0.31)), bundle())
+    assert found.tolist() == np.float32([0.31, -0.31]).tolist()
+
+
+@pytest.mark.parametrize("elbow", [0.31, -0.31, *BAD])
+def test_a_start_that_no_episode_began_from_is_refused(elbow):
+    said = rf"elbow starts at {elbow:.4f} rad, wanted \[-0\.3000, 0\.3000\] rad"
+    with pytest.raises(SafetyStop, match=said) as stop:
+        start_anchor(reading(position=(0.0, elbow)), bundle())
+    assert stop.value.kind == "start"
+
+
+def test_an_envelope_wider_than_the_limits_does_not_widen_them():
+    wide = bundle(start=((-9, -9), (9, 9)))
+    with pytest.raises(SafetyStop, match="elbow holds") as stop:
+        start_anchor(reading(position=(0.0, 0.9)), wide)
+    assert stop.value.kind == "held_target"

@@ -1,0 +1,348 @@
+"""The guard: the process that alone talks to the robot, and has the last word on every command.
+
+    python -m robokd.sim2real.guard <descriptor of the policy's socket> <of the robot's, or -1> key=value …
+
+A command passes: whole -> newer than the last -> finite -> (the first one) within reach -> position,
+velocity, acceleration and jerk limits over the guard's own times. If commands stop, the ladder is walked
+(ladder.py), whatever became of the process that sent them. It ignores Ctrl-C: the policy process tells it to
+stop, or is gone. Shapes: A joints; rad, rad/s, s on time.monotonic().
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from robokd.sim2real import safety
+from robokd.sim2real.grid import SHORTEST, Grid
+from robokd.sim2real.ladder import Ladder, Patience, Rung
+from robokd.sim2real.limiter import Bounds, Limiter
+from robokd.sim2real.packets import REASONS, Channel, Kind, Packet
+from robokd.sim2real.process import prepare, quantiles
+from robokd.sim2real.robot import Command, JointReading, Robot
+from robokd.sim2real.safety import SafetyStop
+from robokd.sim2real.stop_key import StopKey
+
+from robokd import UserError
+from robokd.config import DeployConfig, compose
+from robokd.export.bundle import Bundle, check_trust, read_bundle
+from robokd.files import to_json, write_atomic
+
+SPIN_S = 0.3e-3  # the last part of a wait is spun: select wakes late
+HOMING_SPEED = 0.15  # share of the velocity limit
+HOMING_ERROR = 0.2  # rad that a joint may lag behind while it goes home
+ACCOUNT = "guard.json"
+ANSWER_S = 2.0  # for the policy process to take the last packets
+
+
+class Guard:
+    """One robot, one policy process at the other end of the channel."""
+
+    def __init__(
+        self, robot: Robot, channel: Channel, *, bundle: Bundle, config: DeployConfig, key: StopKey
+    ) -> None:
+        self.robot, self.channel, self.bundle, self.key = robot, channel, bundle, key
+        self.action = bundle.action
+        self.is_shadow = robot.is_hardware and not config.arm
+        self.limiter = Limiter(Bounds.of(self.action, bundle.manifest["robot"], speed=config.guard.speed))
+        period = self.action.control_dt
+        patience = Patience(late_s=config.guard.late * period, rest_s=config.guard.stop_after_s)
+        self.ladder, self.grid = Ladder(patience), Grid(period)
+        self.tick_s, self.budget_s = 1 / config.guard.rate_hz, safety.joints_budget_s(bundle)
+        self.counts: Counter[str] = Counter()
+        self.added_s: list[float] = []  # from when the policy sent a command until the robot had it
+        self.reading: JointReading | None = None
+        self._token = self._origin = self._sequence = 0
+        self._pending: tuple[int, np.ndarray, float, float] | None = None  # number, target, sent, arrived
+        self._home: np.ndarray | None = None
+        self._is_over = self._has_said = False
+        self.folder: Path | None = None  # of the run
+        self.longest_gap_s = 0.0  # between two turns of the loop: a guard that is not scheduled cannot guard
+
+    def run(self) -> None:
+        """Serve until the policy lets go, is gone, or the robot must be stopped; then it has been stopped."""
+        tick_s = last_s = time.monotonic()
+        while not self._is_over:
+            self._wait(tick_s)
+            now = time.monotonic()
+            self.longest_gap_s, last_s = max(self.longest_gap_s, now - last_s), now
+            self._hear()
+            if (now := time.monotonic()) >= tick_s:
+                tick_s = max(tick_s + self.tick_s, now)
+                self._guarded(self._feel)
+            self._guarded(self._act)
+
+    def report(self) -> dict[str, Any]:
+        """Return the guard's account, ready for JSON."""
+        changes = [[moment, old.name, new.name, why] for moment, old, new, why in self.ladder.changes]
+        kind, message = self.ladder.why
+        return {
+            "stop": {"kind": kind, "message": message} if kind else None, "rungs": changes[-1000:],
+            "commands": self._sequence, "limited": dict(self.counts), "packets": dict(self.channel.counts),
+            "added_s": quantiles(self.added_s), "shadow": self.is_shadow,
+            "longest_gap_s": self.longest_gap_s,
+        }  # fmt: skip
+
+    def _guarded(self, part: Any) -> None:  # noqa: ANN401  (a bound method)
+        """Do a part of the loop; what it cannot trust brings the robot to rest."""
+        try:
+            part()
+        except SafetyStop as stop:
+            self._stop(stop.kind, stop.message)
+        except (OSError, RuntimeError) as error:
+            # the robot does not answer: nothing more can be sent, its own timeout has to do
+            self._stop("robot_lost", str(error) or type(error).__name__)
+            self._is_over = True
+
+    def _stop(self, kind: str, message: str) -> None:
+        self.ladder.stop(time.monotonic(), kind, message)
+        self._say_stopped()
+
+    def _say_stopped(self) -> None:
+        if not self._has_said:
+            kind, message = self.ladder.why
+            self._has_said = self.channel.send(Kind.STOPPED, kind=kind, message=message)
+
+    def _wait(self, tick_s: float) -> None:
+        """Wait for a packet, a key, or the next thing to do."""
+        until, is_exact = tick_s, False
+        if self._pending is not None:
+            until, is_exact = min(tick_s, self.grid.release_s(self._pending[3])), True
+        elif self.ladder.rung == Rung.SLOW or self._home is not None:
+            until = min(tick_s, self.grid.due_s)
+        rest = until - time.monotonic()
+        if rest > SPIN_S or not is_exact:
+            with contextlib.suppress(ValueError):  # of a socket that was closed meanwhile
+                select.select([self.channel, *self.key.files()], [], [], max(rest - SPIN_S * is_exact, 0.0))
+        if is_exact:
+            while time.monotonic() < until:
+                pass
+
+    def _hear(self) -> None:
+        for packet in self.channel.receive():
+            arrived = time.monotonic()
+            self._guarded(partial(self._take, packet, arrived))
+        if not self.channel.is_open:
+            self._stop("policy_lost", "the policy process is gone")
+        if said := self.key.pressed():
+            self._stop("operator", said)
+
+    def _take(self, packet: Packet, arrived_s: float) -> None:
+        row = packet.row
+        if packet.kind == Kind.COMMAND:
+            self._take_command(packet, arrived_s)
+        elif packet.kind in (Kind.HANDOVER, Kind.HOME):
+            self._hand_over(int(row["token"]), row["position"] if packet.kind == Kind.HOME else None)
+        elif packet.kind == Kind.RELEASE:
+            self._token, self._pending, self._home = int(row["token"]), None, None
+            self.ladder.release(arrived_s)
+        elif packet.kind == Kind.LOG:
+            self.folder = Path(str(row["folder"]))
+        elif packet.kind == Kind.STOP:
+            self._stop(str(row.get("kind", "policy")), str(row.get("message", "")))
+
+    def _take_command(self, packet: Packet, arrived_s: float) -> None:
+        number, target = int(packet.row["number"]), np.array(packet.row["target"])
+        age = arrived_s - packet.sent_s
+        if number <= self._origin or not -safety.CLOCK_TOLERANCE_S <= age <= self.grid.period_s:
+            self.counts["command_stale"] += 1  # one that does not come in time is one that did not come
+            return
+        safety.check_command(target)
+        if self._home is not None or not self.ladder.command(arrived_s):
+            self.counts["command_refused"] += 1
+            return
+        if self.grid.is_first:
+            safety.check_first(target, self.limiter.position, self.action)
+        self._origin = number
+        self._pending = number, target, packet.sent_s, arrived_s
+
+    def _hand_over(self, token: int, home: np.ndarray | None) -> None:
+        """Anchor the limits where the robot is and follow from there; refuse what is no place to begin."""
+        if self.ladder.is_stopping:
+            return
+        if not self._is_at_rest():  # limits are anchored at rest: to begin now would be a jolt
+            raise SafetyStop("start", "the policy asks for a robot that is moving; it is to release it first")
+        if home is not None:
+            safety.check_command(home)
+        self.key.wait()
+        reading = self._feel(is_fresh=True)
+        now = time.monotonic()
+        at = safety.held_anchor(reading, self.action) if home is not None else None
+        self.limiter.begin(safety.start_anchor(reading, self.bundle) if at is None else at)
+        self._token, self._pending = token, None
+        self._home = (
+            None if home is None else np.clip(home, self.action.position_lower, self.action.position_upper)
+        )
+        self.grid.begin(now)
+        self.ladder.hand_over(now)
+        self._feel()
+
+    def _feel(self, *, is_fresh: bool = False) -> JointReading:
+        """Read the joints, judge them and pass them on."""
+        reading = self.robot.read()
+        now = time.monotonic()
+        if self.ladder.rung != Rung.IDLE or is_fresh:
+            safety.check_age("joints", reading.captured_s, now, self.budget_s)
+            safety.check_joints(reading)
+        self.reading = reading
+        limiter = self.limiter
+        self.channel.send(
+            Kind.STATE, token=self._token, mode=self.ladder.rung, captured_s=reading.captured_s,
+            position=reading.position, velocity=reading.velocity, anchor=limiter.position, rate=limiter.rate,
+            origin=self._origin,
+        )  # fmt: skip
+        return reading
+
+    def _act(self) -> None:
+        """Send the command that is due, or walk the ladder."""
+        now, limiter = time.monotonic(), self.limiter
+        if self._home is not None and self.ladder.rung == Rung.FOLLOW:
+            if now >= self.grid.release_s(now):
+                self._go_home(now)
+        elif self._pending is not None and now >= self.grid.release_s(self._pending[3]):
+            number, target, sent_s, arrived_s = self._pending
+            self._pending = None
+            stamp, step = self.grid.next(now, has_waited=self.grid.release_s(arrived_s) > arrived_s)
+            moved, reasons = limiter.limit(target, step)
+            self._send(stamp, step, number, target, moved, reasons)
+            self.added_s.append(time.monotonic() - sent_s)
+        before = self.ladder.rung
+        rung = self.ladder.climb(now, self.grid.due_s, is_at_rest=self._is_at_rest())
+        is_due = now >= (
+            self.grid.due_s if before == rung else self.grid.stamp_s + SHORTEST * self.grid.period_s
+        )
+        if rung == Rung.SLOW and is_due:
+            stamp, step = self.grid.next(now)
+            moved, _ = limiter.brake(step)
+            self._send(stamp, step, 0, moved, moved, ())
+        if rung == Rung.STOP:
+            self._is_over = True
+            self._say_stopped()
+
+    def _is_at_rest(self) -> bool:
+        return not (self.limiter.rate.any() or self.limiter.acceleration.any())
+
+    def _go_home(self, now: float) -> None:
+        """Send the next target of a slow way home."""
+        assert self._home is not None
+        assert self.reading is not None
+        anchor = self.limiter.position
+        if (lag := np.abs(self.reading.position - anchor).max()) > HOMING_ERROR:
+            raise SafetyStop("homing", f"a joint lags {lag:.3f} rad behind on the way home: is it blocked?")
+        most = HOMING_SPEED * np.array(self.action.velocity) * self.grid.period_s
+        target = (anchor + np.clip(self._home - anchor, -most, most)).astype(np.float32)
+        stamp, step = self.grid.next(now)
+        moved, reasons = self.limiter.limit(target, step)
+        self._send(stamp, step, 0, target, moved, reasons)
+        if np.abs(self._home - self.limiter.position).max() < safety.TOLERANCE and self._is_at_rest():
+            self._home = None
+            self.ladder.release(now)
+
+    def _send(
+        self, stamp: float, step: float, origin: int, wanted: np.ndarray, moved: np.ndarray,
+        reasons: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        """Send targets to the robot and tell the policy what was sent."""
+        self._sequence += 1
+        command = Command(
+            target=moved, stamp_s=stamp, sequence=self._sequence, origin=origin, rung=int(self.ladder.rung)
+        )
+        if self.is_shadow:
+            sent, reasons = moved, (*reasons, "shadow")
+        else:
+            sent = self.robot.write(command)
+            if not np.array_equal(sent, moved):
+                try:
+                    self.limiter.accept(sent, step)
+                except ValueError as error:
+                    raise RuntimeError(f"the driver says that it has sent no targets: {error}") from None
+        if np.abs(moved - wanted).max() > safety.TOLERANCE:
+            self.counts.update(reasons)
+        mask = sum(1 << REASONS.index(reason) for reason in reasons)
+        self.channel.send(
+            Kind.SENT, origin=origin, sequence=self._sequence, stamp_s=stamp, commanded=wanted, sent=sent,
+            reasons=mask, rung=self.ladder.rung,
+        )  # fmt: skip
+        if self.is_shadow and self.reading is not None:
+            self.limiter.begin(self.reading.position)  # it does not move: the next one begins where it is
+
+
+def main(argv: list[str]) -> int:
+    """Guard a robot; return the exit code."""
+    for name in (signal.SIGINT, signal.SIGHUP):  # a terminal's, for all of the deployment
+        signal.signal(name, signal.SIG_IGN)
+    policy, link, *words = argv
+    channel, robot, guard = None, None, None
+    try:
+        config = compose("deploy", words)
+        bundle = read_bundle(config.bundle)
+        channel = Channel(socket.socket(fileno=int(policy)), bundle.action.size)
+        prepare(config.runtime.cores, 1, fifo=config.runtime.fifo)
+        robot = config.robot.joints(
+            bundle=bundle, link=None if link == "-1" else socket.socket(fileno=int(link))
+        )
+        check_arm(robot, bundle, config)
+        with StopKey(robot.stop_key if robot.is_hardware and config.arm else "") as key:
+            signal.signal(signal.SIGTERM, lambda *_: key.press("the guard was asked to end"))
+            robot.connect()
+            guard = Guard(robot, channel, bundle=bundle, config=config, key=key)
+            channel.send(Kind.READY, shadow=guard.is_shadow, pid=os.getpid())
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            guard.run()
+    except Exception as error:
+        traceback.print_exc()
+        if channel is not None:
+            kind = "mistake" if isinstance(error, UserError) else "fault"
+            channel.send(Kind.STOPPED, kind=kind, message=str(error) or repr(error))
+        return 1
+    finally:
+        try:
+            if robot is not None:
+                robot.stop()
+        finally:
+            if guard is not None:
+                _say_report(guard)
+    return 0
+
+
+def check_arm(robot: Robot, bundle: Bundle, config: DeployConfig) -> None:
+    """Refuse to move hardware that nothing would stop, or from a bundle that nobody vouches for."""
+    if not robot.is_hardware:
+        return
+    check_trust(bundle, is_hardware=True)
+    if config.arm and robot.command_timeout_s is None:
+        raise UserError(
+            f"arm=true is refused: robot={config.robot.name} would go on with its last command if the guard "
+            "died. Say after how long its own controller stops by itself with robot.command_timeout_s=…"
+        )
+
+
+def _say_report(guard: Guard) -> None:
+    """Leave the account in the run's folder for whoever is still there, and tell the policy process."""
+    report = guard.report()
+    if guard.folder is not None:
+        with contextlib.suppress(OSError):  # a full disk does not keep the robot from being let go
+            write_atomic(guard.folder / ACCOUNT, to_json(report))
+    deadline = time.monotonic() + ANSWER_S
+    while guard.channel.is_open and time.monotonic() < deadline:
+        if guard.channel.send(Kind.REPORT, **report):
+            return
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Sysid as a stage: an excitation's log in, parameters and a file for teach out."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("mujoco")
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
+from reach_bundle import make_reach_bundle, write_episode, write_excitation
+from robokd.sim2real import identify
+from robokd.sim2real.excitation import Room, plan
+from robokd.sim2real.sysid import randomisation, sysid
+
+from robokd import UserError
+from robokd.config import compose, dump
+from robokd.export.bundle import read_bundle
+from robokd.overrides import compose_stage, flatten, parse
+from robokd.schemas import SCHEMAS
+
+try:
+    identify.check_engine()
+    HAS_ENGINE = True
+except UserError:
+    HAS_ENGINE = False
+needs_engine = pytest.mark.skipif(not HAS_ENGINE, reason="pip install 'robokd[sysid]'")
+PLANTED = {
+    "friction_nm": np.array([1.0, 0.9, 0.8, 0.7, 0.5, 0.5, 0.4]),
+    "damping": np.array([4.0, 4.0, 3.0, 3.0, 1.0, 1.0, 0.8]),
+    "armature": np.array([0.3, 0.3, 0.25, 0.25, 0.15, 0.15, 0.12]),
+    "stiffness": np.array([1.05, 0.95, 1.05, 0.95, 1.05, 0.95, 1.05]),
+    "delay_s": np.array([0.0153]),
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_reach_bundle(tmp_path_factory.mktemp("bundle") / "reach.robokd")
+
+
+@pytest.fixture(scope="module")
+def log(bundle, tmp_path_factory):
+    found = read_bundle(bundle)
+    start = found.manifest["start"]
+    room = Room.of(
+        found.action, (np.array(start["joint_pos_lower"]), np.array(start["joint_pos_upper"])), 0.5
+    )
+    motions = plan(room, room.base, motions=3, motion_s=4.0, seed=0)
+    return write_excitation(tmp_path_factory.mktemp("log") / "log.mcap", found, motions, PLANTED)
+
+
+def config(bundle, tmp_path, *more):
+    return compose("sysid", [f"bundle={bundle}", f"runs={tmp_path / 'runs'}", *more])
+
+
+def as_found(path, stage):
+    """The stage's configuration with the file's values, as `task=reach` and a saved part give them."""
+    kind = SCHEMAS[stage]
+    data = yaml.safe_load(Path(path).read_text())
+    words = [parse("task=reach", stage, kind)]
+    if stage == "distill":
+        words += [parse("teacher=parent", stage, kind), parse("parent=somewhere", stage, kind)]
+    return compose_stage(stage, kind, [*words, *flatten(kind, data)], [])
+
+
+@needs_engine
+def test_a_log_gives_parameters_delay_validation_and_a_file_that_teach_takes(bundle, log, tmp_path):
+    summary = json.loads(sysid(config(bundle, tmp_path, f"log={log}")).read_text())
+    assert abs(summary["delay_s"]["value"] - PLANTED["delay_s"][0]) < 1e-3
+    assert summary["passed"] is True
+    assert summary["worse_held_out"] == []
+    held_out = [one for one in summary["motions"] if one["held_out"]]
+    assert [one["name"] for one in held_out] == ["chirp_2"]
+    assert max(held_out[0]["after_rad"]) < 0.0025, "the noise is left"
+    assert min(held_out[0]["before_rad"]) > 0.004
+    # eight seconds tell the joints whose servos are weak; the rest needs the usual six motions
+    for i in (4, 5, 6):
+        row = summary["joints"][f"joint{i + 1}"]
+        assert row["friction_nm"]["value"] == pytest.approx(PLANTED["friction_nm"][i], rel=0.15)
+        assert row["damping"]["value"] == pytest.approx(PLANTED["damping"][i], rel=0.15)
+        assert row["armature"]["value"] == pytest.approx(PLANTED["armature"][i], rel=0.15)
+    task = as_found(summary["randomise"], "teach").task
+    assert len(task.friction_low) == 7
+    assert task.delay_s[0] < PLANTED["delay_s"][0] < task.delay_s[1] < 0.04
+    assert all(low < high for low, high in zip(task.damping_low, task.damping_high, strict=True))
+    assert dump(as_found(summary["randomise"], "distill").task) == dump(task)
+
+
+def test_ranges_hold_the_intervals_and_are_never_a_point():
+    value = {name: one.copy() for name, one in PLANTED.items()}
+    low = {name: one * 0.99 for name, one in value.items()} | {"damping": value["damping"] * 0.5}
+    found = identify.Fit(value=value, low=low, high=value, unsure=(), lag_s=0.06)
+    task = yaml.safe_load(randomisation(found, tuple("abcdefg")))["task"]
+    assert task["damping_low"] == pytest.approx(value["damping"] * 0.5, rel=1e-3)
+    assert task["friction_low"] == pytest.approx(value["friction_nm"] * 0.975, rel=1e-3)
+    assert task["friction_high"] == pytest.approx(value["friction_nm"] * 1.025, rel=1e-3)
+    assert task["stiffness"] == pytest.approx([0.95 * 0.975, 1.05 * 1.025], rel=1e-3)
+
+
+@needs_engine
+def test_a_log_without_motions_and_one_of_another_bundle_are_refused(bundle, log, tmp_path):
+    found = read_bundle(bundle)
+    plain = write_episode(tmp_path / "log.mcap", found, {})
+    with pytest.raises(UserError, match="holds no whole excitation; `robokd sysid` without log= makes one"):
+        sysid(config(bundle, tmp_path, f"log={plain}"))
+    other = make_reach_bundle(tmp_path / "other.robokd", created="2026-02-02T00:00:00+00:00")
+    with pytest.raises(UserError, match="was made with a bundle of sha256"):
+        sysid(config(other, tmp_path, f"log={log}"))
+    with pytest.raises(UserError, match="does not exist"):
+        sysid(config(bundle, tmp_path, f"log={tmp_path / 'none.mcap'}"))
+
+
+def test_values_that_no_excitation_can_have_are_refused(bundle, tmp_path):
+    with pytest.raises(UserError, match=r"amplitude must be in \(0, 1\], got 2"):
+        config(bundle, tmp_path, "amplitude=2.0")
