@@ -20,7 +20,16 @@ from robokd.deploying import (
     SimulateConfig,
     SysidConfig,
 )
-from robokd.overrides import Override, as_typed, compose_stage, experiment, flatten, parse, unknown_key
+from robokd.overrides import (
+    Override,
+    as_typed,
+    compose_stage,
+    experiment,
+    flatten,
+    from_file,
+    parse,
+    unknown_key,
+)
 from robokd.schemas import (
     LINEAGE,
     SCHEMAS,
@@ -80,12 +89,19 @@ def compose(stage: str, overrides: Sequence[str], inherited: Mapping[str, Any] |
 
     Args:
         stage: one of SCHEMAS; the result is an instance of its dataclass, with instances of parts in it.
-        overrides: what a person typed; only here may plugins be named.
+        overrides: what a person typed, `key=value` or `@file.yaml` with such keys; only here may plugins be
+            named, and not in a file.
         inherited: the saved configuration (see `dump`) of the run that the stage works on.
     """
     kind = schema(stage)
     extra = (*SHARED, "experiment") if stage == "pipeline" else ()
-    typed = [parse(text, stage, kind, extra) for text in overrides]
+    typed = [
+        one
+        for text in overrides
+        for one in (
+            from_file(text[1:], stage, kind) if text[:1] == "@" else [parse(text, stage, kind, extra)]
+        )
+    ]
     registry.load_plugins(name for one in typed if one.key == "plugins" for name in one.read(tuple[str, ...]))
     if stage == "pipeline":
         return _pipeline(typed)

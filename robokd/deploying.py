@@ -58,8 +58,8 @@ class DeployConfig:
     home: bool = False  # go slowly to the ready pose first, and back to it at the end
     shadow: str = ""  # another bundle, whose policy runs silently beside
     mismatch: str = "stop"  # on pictures unlike those of training: stop, or warn
-    guard: GuardConfig = field(default_factory=GuardConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)  # what may reach the robot, and when it stops
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)  # how the processes run
     task: str = ""  # the bundle must be for; empty = any
     seed: int = 0  # of the simulated robot's episodes
     runs: str = "runs"  # folder that the run's folder is made in

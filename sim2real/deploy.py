@@ -256,7 +256,8 @@ def open_log(config: DeployConfig, bundle: Bundle, run: Run) -> Log:
 def say(account: Account) -> None:
     """Tell a person how the last episode ended."""
     word = "success" if account.successes and account.successes[-1] else "failure"
-    print(f"episode {account.episodes}: {word}, {account.ticks} ticks so far", file=sys.stderr, flush=True)
+    ended = f"episode {account.episodes}: {word}, " if account.episodes else ""
+    print(f"{ended}{account.ticks} ticks so far", file=sys.stderr, flush=True)
 
 
 def make_plan(config: DeployConfig, bundle: Bundle) -> Plan:

@@ -237,7 +237,7 @@ class Victim:
         command = [
             sys.executable, "-m", "robokd.sim2real.victim", str(self.folder / "plan.json"), str(self._notes),
             f"bundle={config.bundle}", *named, f"seed={config.seed}", f"runs={self.folder / 'runs'}",
-            f"plugins=[{','.join(config.plugins)}]", *words,
+            f"plugins=[{','.join(config.plugins)}]", "mismatch=warn", *words,
         ]  # fmt: skip
         self._output = (self.folder / "output.txt").open("wb")
         self.process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT)

@@ -57,8 +57,10 @@ class Lookout(Watcher):
         specs = {name: self._bundle.cameras[name] for name in self._sights}
         self.findings = check_all(bursts, specs, self._bundle.manifest["optics"], self._sights)
         for finding in self.findings:
-            if finding.is_fatal or self._is_strict:
-                raise UserError(f"{finding}. To go on all the same where that is allowed: mismatch=warn")
+            if finding.is_fatal:
+                raise UserError(str(finding))
+            if self._is_strict:
+                raise UserError(f"{finding}. To go on all the same: mismatch=warn")
             print(f"warning: {finding}", file=sys.stderr, flush=True)
 
     def begin(self) -> None:

@@ -68,7 +68,7 @@ class Replica:
 def replica_of(bundle: Bundle) -> Replica:
     """Return the bundle's own task, at rest.
 
-    Its steps of physics are those of training: a step of dt acts as an inertia of damping * dt / 2, so numbers
+    Its steps of physics are those of training: a step of dt acts as inertia, damping * dt / 2, so numbers
     that fit finer steps would not fit the simulation that they are for.
     """
     from robokd.sim2real.mujoco_host import build_env
@@ -106,7 +106,7 @@ class Rollouts:
             field[rows] = variants[name]
         for field, usual, column in self._servos:
             changed = usual[replica.actuators] * variants["stiffness"]
-            field[np.ix_(ids, replica.actuators, [column])] = changed[..., None]
+            field[ids[:, None], replica.actuators, column] = changed
         begins = trace.times_s[0] - DELAY[1]
         count = int(np.ceil((trace.times_s[-1] - begins) / replica.dt)) + 1
         control = np.tile(replica.ctrl, (count, 1))

@@ -38,7 +38,7 @@ def _row(name: str, bar: float | None, effort: Effort) -> Row:
     with closing(build_env(config, student_inputs(config), "test", num_envs=1)) as env:
         policy = StudentPolicy(build_student(config, env), 1)
         weights = sum(one.numel() for one in policy.student.parameters())
-        samples, _ = record_episodes(env, policy, SAMPLES)
+        samples = record_episodes(env, policy, SAMPLES)
         graph = PolicyGraph(policy, env).eval()
     first = {key: torch.from_numpy(value) for key, value in samples[0].inputs.items()}
     data = to_onnx(graph, first)

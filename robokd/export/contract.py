@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mujoco
@@ -30,23 +31,26 @@ if TYPE_CHECKING:
 AGE_PERIODS = 3
 
 
-def make_manifest(
-    config: ExportConfig, env: TaskEnv, parent: Run, met: tuple[Sequence[Sample], np.ndarray]
-) -> dict[str, Any]:
-    """Return the bundle's manifest, the full contract between policy and robot, but for `parity_max_abs`.
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What cameras showed: (N, C, H, W) of each, in order of time within (N,) episodes."""
 
-    `met` are the control steps of whole episodes, and which episode each of them is of.
-    """
-    (samples, episodes), dt = met, env.action_spec.control_dt
-    first = samples[0]
+    images: dict[str, np.ndarray]
+    episodes: np.ndarray
+
+
+def make_manifest(
+    config: ExportConfig, env: TaskEnv, parent: Run, first: Sample, pictures: Pictures
+) -> dict[str, Any]:
+    """Return the bundle's manifest, the full contract between policy and robot, but for `parity_max_abs`."""
+    dt = env.action_spec.control_dt
     inputs = [name for name in first.inputs if name not in ("anchor", "rate") and not name.startswith(MEMORY)]
     agreed, parts = contract(env, inputs), dump(config)
     cameras = {name: env.camera_specs[name] for name in inputs if name in env.camera_specs}
     start = env.task.start_envelope()
     looks = {
         name: statistics(
-            np.concatenate([sample.inputs[name] for sample in samples]), camera, episodes,
-            flickers=flickers(config.corrupt, camera),
+            pictures.images[name], camera, pictures.episodes, flickers=flickers(config.corrupt, camera)
         )
         for name, camera in cameras.items()
     }  # fmt: skip

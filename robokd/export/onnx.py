@@ -19,10 +19,10 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from robokd import UserError, keys
-from robokd.env.base import VecEnv
+from robokd.env.base import TaskEnv, VecEnv
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import write_bundle
-from robokd.export.contract import make_manifest, robot
+from robokd.export.contract import Pictures, make_manifest, robot
 from robokd.export.metadata import annotate
 from robokd.export.parity import (
     MAX_ABS,
@@ -34,6 +34,7 @@ from robokd.export.parity import (
     write_samples,
 )  # fmt: skip
 from robokd.files import writable
+from robokd.learn.rollout import rollout
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.nets.action import ActionDecoder
 from robokd.nets.residual import RefinedPolicy, refined_action
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     Exportable = StudentPolicy | RefinedPolicy
 
 OPSET = 18
-EPISODES = 32  # whole ones that samples are taken from, at least: what a picture may look like rests on them
+EPISODES = 8  # whole ones that samples are taken from, at least
+WORLDS = 32  # an episode of each says what pictures may look like
 GOLDEN = 16  # samples that travel with the bundle
 
 
@@ -93,10 +95,12 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     policy = cast("Exportable", load_policy(parent, config.checkpoint, env))
     robot(config, env)  # refuses limits that do not fit, before there is a run
     run = resume or create_run(config, "export", [parent])
-    met, episodes = record_episodes(env, policy, config.parity_samples)
+    met = record_episodes(env, policy, config.parity_samples)
+    seen = build_env(config, policy_groups(parent), "test", num_envs=WORLDS)
+    pictures = record_pictures(seen, cast("Exportable", load_policy(parent, config.checkpoint, seen)))
     samples = strided(met, config.parity_samples)
     first = {name: torch.from_numpy(value) for name, value in samples[0].inputs.items()}
-    manifest = make_manifest(config, env, parent, (met, episodes))
+    manifest = make_manifest(config, env, parent, samples[0], pictures)
     data = annotate(to_onnx(PolicyGraph(policy, env).eval(), first), manifest, parent.path.name)
     worst = parity(data, samples, env.action_spec.control_dt)
     largest = float(np.max(list(worst.values())))
@@ -106,12 +110,14 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     members = {"policy.onnx": data, "samples.json": write_samples(strided(met, GOLDEN))}
     digest = write_bundle(out, {**manifest, "parity_max_abs": largest}, members, key)
     env.close()
+    seen.close()
     return run.write_summary({
         **shared_fields(config), "parity_max_abs": largest, "parity": worst, "parity_samples": len(samples),
         "opset": OPSET, "inputs": manifest["graph"]["inputs"], "outputs": manifest["graph"]["outputs"],
         "bytes": out.stat().st_size, "sha256": digest,
         "signer": key.public_key().public_bytes_raw().hex() if key else None,
-        "bundle": str(out), "env_steps": len(met), "frames_rendered": env.frames_rendered,
+        "bundle": str(out), "env_steps": len(met) + len(pictures.episodes),
+        "frames_rendered": env.frames_rendered + seen.frames_rendered,
     })  # fmt: skip
 
 
@@ -130,10 +136,28 @@ def to_onnx(graph: PolicyGraph, sample: dict[str, Tensor]) -> bytes:
     return stream.getvalue()
 
 
-def record_episodes(env: VecEnv, policy: Exportable, count: int) -> tuple[list[Sample], np.ndarray]:
-    """Return every control step of EPISODES whole episodes of a one-world env, and which one it is of.
+def record_pictures(env: TaskEnv, policy: Exportable) -> Pictures:
+    """Return what the cameras show in one episode of every world, in order of time within each."""
+    cameras = [name for name in policy.inputs if name in env.camera_specs]
+    seen: list[dict[str, np.ndarray]] = []
+    whose: list[np.ndarray] = []  # (T, N): whether a world is still in its first episode
+    is_first = torch.ones(env.num_envs, dtype=torch.bool)
 
-    Of more episodes, if those have fewer steps than `count`.
+    def look(obs: TensorDict, step: Tensor) -> TensorDict:
+        nonlocal is_first
+        is_first = is_first & ((step > 0) | (not seen))
+        seen.append({name: obs[name].numpy() for name in cameras})
+        whose.append(is_first.numpy())
+        return obs
+
+    rollout(env, policy, env.num_envs, look)
+    kept = np.stack(whose).T
+    images = {name: np.stack([one[name] for one in seen], axis=1)[kept] for name in cameras}
+    return Pictures(images=images, episodes=np.nonzero(kept)[0])
+
+
+def record_episodes(env: VecEnv, policy: Exportable, count: int) -> list[Sample]:
+    """Return every control step of EPISODES whole episodes of a one-world env, of more if those have few.
 
     The outputs are those of the policy as `evaluate` runs it (`act`, then `specs.decode` from the target last
     sent and its rate), not of the module that is exported.
@@ -143,7 +167,6 @@ def record_episodes(env: VecEnv, policy: Exportable, count: int) -> tuple[list[S
     obs = env.reset(torch.zeros(1, dtype=torch.int64))
     policy.reset(everywhere)
     samples: list[Sample] = []
-    numbers: list[int] = []
     ended = 0
     while ended < EPISODES or len(samples) < count:
         anchor, rate = env.state.command, env.state.rate
@@ -156,11 +179,10 @@ def record_episodes(env: VecEnv, policy: Exportable, count: int) -> tuple[list[S
         outputs = {"command": command, "command_rate": command_rate, "action": action, **said.estimates}
         outputs |= {NEXT_MEMORY + str(name): value for name, value in policy.state.items()}
         samples.append(Sample(inputs=_arrays(inputs), outputs=_arrays(outputs)))
-        numbers.append(ended)
         obs, _, dones, _ = env.step(action)
         policy.reset(dones.bool())
         ended += int(dones.sum())
-    return samples, np.array(numbers)
+    return samples
 
 
 def _arrays(tensors: dict[str, Any]) -> dict[str, np.ndarray]:

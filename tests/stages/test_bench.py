@@ -179,7 +179,7 @@ def test_the_command_prints_the_path_last_and_leaves_out_what_needs_opengl(tmp_p
     [
         (
             ["what=rendr"],
-            "no benchmark named 'rendr'. Did you mean 'render'? Known: collect, distill, render",
+            "no benchmark named 'rendr'. Did you mean 'render'? Known: collect, distill, policy, render",
         ),
         (["what=render", "repeats=0"], "repeats must be >= 1, got 0"),
         (["what=render", "out=no/rows.json"], "cannot write no/rows.json: there is no folder no"),

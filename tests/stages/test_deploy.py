@@ -358,7 +358,10 @@ def world_of(bundle):
 
 
 def test_the_robot_moves_and_senses_as_the_training_environment_does(bundle, make_env):
-    world, env = world_of(bundle), make_env(1, ("proprio", "front"), horizon_s=HORIZON_S)
+    world = world_of(bundle)
+    # the same physics, in the finer steps that the robot takes
+    sim = registry.find("sim", "mujoco")(physics_dt=world.dt)
+    env = make_env(1, ("proprio", "front"), sim=sim, horizon_s=HORIZON_S)
     obs = env.reset(torch.tensor([7]))
     world.begin(7)
     generator = torch.Generator().manual_seed(0)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mujoco
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -19,7 +20,7 @@ from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import read_bundle
 from robokd.export.contract import age_budget_s, gains, latency_s, optics
 from robokd.export.manifest import focal_px
-from robokd.export.onnx import PolicyGraph, record_episodes, to_onnx
+from robokd.export.onnx import PolicyGraph, record_episodes, record_pictures, to_onnx
 from robokd.export.parity import MAX_ABS, parity, read_samples
 from robokd.learn.stage import build_env
 from robokd.nets.residual import RefinedPolicy, refined_action, with_base
@@ -50,10 +51,10 @@ def bundle(chain, tmp_path_factory, no_keys) -> Path:
     return folder / "reach.robokd"
 
 
-def opened(run, checkpoint="best"):
-    """Return (policy, one-world env) of a run, as export makes them; a residual that says something."""
+def opened(run, checkpoint="best", num_envs=1):
+    """Return (policy, env) of a run, as export makes them; a residual that says something."""
     run = Run.open(run)
-    env = build_env(export_config(run), policy_groups(run), "test", num_envs=1)
+    env = build_env(export_config(run), policy_groups(run), "test", num_envs=num_envs)
     policy = load_policy(run, checkpoint, env)
     if isinstance(policy, RefinedPolicy):
         # so short a training leaves the residual at 0, on which all would agree
@@ -72,7 +73,7 @@ def test_an_export_proves_parity_and_describes_its_graph(bundle):
     assert 0 < summary["parity_max_abs"] <= 1e-5
     assert summary["parity_max_abs"] == max(summary["parity"].values())
     assert summary["parity_samples"] == 24
-    assert summary["env_steps"] == 32 * 20  # whole episodes of 0.8 s: the tiny policy never succeeds
+    assert summary["env_steps"] == (8 + 32) * 20  # whole episodes of 0.8 s: the tiny policy never succeeds
     assert summary["frames_rendered"] >= summary["env_steps"]
     assert summary["bytes"] == bundle.stat().st_size
     assert set(summary["inputs"]) == {"proprio", "front", "anchor", "rate"}
@@ -83,7 +84,7 @@ def test_an_export_proves_parity_and_describes_its_graph(bundle):
 def test_parity_is_with_the_policy_that_is_evaluated(chain):
     policy, env = opened(chain["refine"])
     assert isinstance(policy, RefinedPolicy)
-    samples = record_episodes(env, policy, 1)[0][::7]
+    samples = record_episodes(env, policy, 1)[::7]
     first = {name: torch.from_numpy(value) for name, value in samples[0].inputs.items()}
     dt = env.action_spec.control_dt
     assert max(parity(to_onnx(PolicyGraph(policy, env).eval(), first), samples, dt).values()) <= MAX_ABS
@@ -110,16 +111,25 @@ def test_the_shared_residual_is_what_the_algorithm_s_own_network_says(chain):
 
 def test_samples_are_whole_episodes_as_the_environment_ran_them(chain):
     policy, env = opened(chain["refine"])
-    samples, episodes = record_episodes(env, policy, 1)
+    samples = record_episodes(env, policy, 1)
     length = env.max_episode_length
-    assert len(samples) == 32 * length  # the tiny policy never succeeds
+    assert len(samples) == 8 * length  # the tiny policy never succeeds
     for number in range(1, len(samples)):
         before, now = samples[number - 1].outputs, samples[number].inputs
         is_first = number % length == 0
-        assert episodes[number] == number // length
         assert (now["rate"] == before["command_rate"]).all() != is_first
         assert (now["anchor"] == before["command"]).all() != is_first
     assert len({sample.inputs["rate"].tobytes() for sample in samples}) > length
+
+
+def test_pictures_are_of_one_episode_of_each_world_in_order(chain):
+    policy, env = opened(chain["refine"], num_envs=3)
+    pictures = record_pictures(env, policy)
+    length = env.max_episode_length
+    assert pictures.episodes.tolist() == [world for world in range(3) for _ in range(length)]
+    alone_policy, alone = opened(chain["refine"])
+    wanted = [one.inputs["front"] for one in record_episodes(alone, alone_policy, 1)]
+    assert (pictures.images["front"] == np.concatenate(wanted)[: 3 * length]).all()
 
 
 def test_a_bundle_s_golden_vectors_stride_over_whole_episodes_and_its_graph_repeats_them(bundle):
@@ -134,6 +144,7 @@ def test_a_bundle_s_golden_vectors_stride_over_whole_episodes_and_its_graph_repe
     Policy(whole)
 
 
+@pytest.mark.slow
 def test_lineage_names_the_checkpoint_that_was_exported(chain, tmp_path):
     path = tmp_path / "student"
     shutil.copytree(chain["distill"], path)
@@ -196,6 +207,7 @@ def test_a_graph_carries_the_keys_of_mjlab_with_every_digit_and_runs_in_plain_on
     )
 
 
+@pytest.mark.slow
 def test_an_export_signs_with_the_key_it_is_told_and_by_itself_with_the_default_one(
     chain, tmp_path, capsys, monkeypatch
 ):

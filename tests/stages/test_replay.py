@@ -16,11 +16,12 @@ from robokd.sim2real.log import Log, Tick
 from robokd.sim2real.log_reader import Episode, Recording, read_log
 from robokd.sim2real.policy import Decision, Policy
 from robokd.sim2real.replay import compare, difference, replay
-from robot_samples import graph, make_bundle
+from robot_samples import camera_spec, graph, make_bundle
 
 from robokd import UserError
 from robokd.cli import main
 from robokd.config import compose
+from robokd.export.sight import statistics
 from robokd.run import Run
 
 COUNT = 6
@@ -234,7 +235,11 @@ def still(number) -> Tick:
 
 def test_the_whole_runtime_runs_on_a_log_and_what_it_logs_replays(tmp_path):
     # the budgets of the tiny bundle are those of a machine that does nothing else
-    bundle = make_bundle(tmp_path / "a.robokd", ages_s={"proprio": 1.0, "front": 1.0})
+    seen = np.stack([still(number).channels["front"] for number in range(1, 201)])
+    bundle = make_bundle(
+        tmp_path / "a.robokd", ages_s={"proprio": 1.0, "front": 1.0},
+        statistics={"front": statistics(seen, camera_spec(), np.arange(200) // 40, flickers=False)},
+    )  # fmt: skip
     log = Log(tmp_path / "still.mcap", {"task": "tiny", "bundle_sha256": bundle.sha256, "robot": "mujoco"})
     log.episode(10.0, 0)
     for number in range(1, 201):

@@ -85,7 +85,13 @@ ITS_OWN_TEACHER = (
 
 
 @pytest.mark.parametrize(
-    ("stage", "more"), [("teach", ()), ("distill", ()), ("distill", REMEMBERING), ("refine", ())]
+    ("stage", "more"),
+    [
+        ("teach", ()),
+        ("distill", ()),
+        pytest.param("distill", REMEMBERING, marks=pytest.mark.slow),
+        ("refine", ()),
+    ],
 )
 def test_a_run_killed_with_kill_9_resumes_bit_for_bit(stage, more, chain, tmp_path):
     _check_resume(lambda root: [*_words(stage, chain, root), *more], tmp_path)

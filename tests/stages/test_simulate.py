@@ -42,7 +42,7 @@ def driver(protocol, bundle, domain):
     return UnitreeRobotCfg(domain=domain, motors=motors, connect_timeout_s=60, state_timeout_s=2.0)
 
 
-@pytest.mark.parametrize("protocol", ["ros2", "unitree"])
+@pytest.mark.parametrize("protocol", ["ros2", pytest.param("unitree", marks=pytest.mark.slow)])
 def test_a_driver_moves_the_simulated_robot_through_its_protocol(bundle, tmp_path, protocol):
     domain = free_domain()
     words = [f"bundle={bundle.path}", f"protocol={protocol}", f"domain={domain}", f"runs={tmp_path}"]

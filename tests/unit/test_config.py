@@ -374,6 +374,33 @@ def test_every_key_stands_with_a_comment_or_says_that_it_is_required():
     assert field_comments(TeachConfig)["threads"] == "processor threads; 0 = all cores"
 
 
+def test_a_file_of_values_stands_for_what_it_holds(tmp_path, parts):
+    path = tmp_path / "values.yaml"
+    path.write_text("task: {part: hop}\nnum_envs: 7\nsim: {physics_dt: 0.004}\n")
+    made = compose("teach", [f"@{path}", "seed=3"])
+    assert (made.num_envs, made.seed, made.sim.physics_dt, made.task.name) == (7, 3, 0.004, "hop")
+    assert compose("teach", [f"@{path}", "num_envs=9"]).num_envs == 9  # what is typed after it wins
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "No such file"),
+        ("nmu_envs: 3\n", "Did you mean 'num_envs'?"),
+        ("plugins: [evil]\n", "no key 'plugins'"),
+        ("!!python/object/apply:os.system [ls]\n", "not plain YAML"),
+        ("- a\n", "holds a list"),
+        ("num_envs: [\n", "not plain YAML"),
+        ("num_envs: many\n", "num_envs"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused(tmp_path, parts, text, words):
+    path = tmp_path / "values.yaml"
+    if text is not None:
+        path.write_text(text)
+    assert words in refused("teach", f"@{path}")
+
+
 def test_values_in_a_stages_file_come_above_the_parts_own_defaults(fake_configs):
     file = fake_configs / "fake_configs" / "teach.yaml"
     before = file.read_text()

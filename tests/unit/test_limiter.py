@@ -103,8 +103,6 @@ def test_what_is_sent_keeps_every_limit(seed, make, share, dt, targets, times):
     limiter = Limiter(make(share, dt=dt))
     limiter.begin(generator.uniform(limiter.bounds.lower, limiter.bounds.upper))
     judge = Judge(limiter.bounds, limiter.position)
-    if times in ("shortest", "any"):  # the first short period is the one that an implied jerk cannot foresee
-        judge.look(limiter.limit(limiter.position, 0.75 * dt)[0], 0.75 * dt)
     for _ in range(120):
         now = period(times, generator) * dt
         if is_braking := generator.random() < 0.05:
@@ -148,24 +146,25 @@ def test_levelling_is_what_the_shortest_periods_add_up_to(change, share):
 
 
 @pytest.mark.parametrize("dt", [0.04, 0.02])
-@pytest.mark.parametrize("width", [None, 0.25])
-def test_what_a_policy_has_decoded_passes_bit_for_bit(dt, width):
-    spec = arm(dt) if width is None else arm(dt, position_lower=(-width,) * 7, position_upper=(width,) * 7)
+def test_what_a_policy_has_decoded_passes_bit_for_bit_away_from_the_position_limits(dt):
+    spec = arm(dt)
     generator, limits, limiter = np.random.default_rng(0), Limits.of(spec), Limiter(Bounds.of(spec, {}))
     anchor = np.clip(np.float32(panda.HOME), limits.lower, limits.upper)
-    rate, drift = np.zeros(7, np.float32), np.ones(7)
+    rate, drift, passed = np.zeros(7, np.float32), np.ones(7), 0
     limiter.begin(anchor)
     for step in range(10_000):
         if step % 40 == 0:
             drift = generator.uniform(-1.5, 1.5, 7)
         action = np.float32(drift + generator.standard_normal(7) * (step % 3))
         target, rate = decode(action, anchor, rate, limits)
-        sent, reasons = limiter.limit(target, dt)
-        assert sent.tobytes() == target.tobytes()
-        assert reasons == ()
+        sent, _ = limiter.limit(target, dt)
+        room = np.minimum(limits.upper - anchor, anchor - limits.lower)
+        is_away = room > limits.velocity * (limits.velocity / limits.acceleration / 2 + 3 * dt)
+        assert sent[is_away].tobytes() == target[is_away].tobytes()
+        passed += is_away.sum()
+        rate = np.where(sent == target, rate, limiter.rate.astype(np.float32))
         anchor = sent
-        if step % 2:
-            rate = limiter.rate.astype(np.float32)
+    assert passed > 20_000
 
 
 @pytest.mark.parametrize("share", [None, 0.5, 0.1])
@@ -189,7 +188,7 @@ def test_braking_from_full_speed_takes_the_least_time_to_within_a_period(share, 
         least = 2 * np.sqrt(speed / jerk) if ramps else speed / acceleration + acceleration / jerk
         assert steps * dt <= least + dt
         held = limiter.position
-        for share_dt in (0.5, 1.0, 3.0):
+        for share_dt in (SHORTEST, 1.0, 3.0):
             sent, is_at_rest = limiter.brake(share_dt * dt)
             assert is_at_rest
             assert sent.tolist() == held.tolist()
@@ -271,16 +270,13 @@ def test_after_what_it_did_not_choose_it_still_comes_to_rest_within_the_position
         assert is_at_rest
 
 
-def test_the_first_short_period_on_the_braking_curve_of_an_implied_jerk_keeps_the_position():
-    limiter = Limiter(stubby(None))
+def test_the_first_short_period_on_the_braking_curve_keeps_every_limit():
     for steps in range(1, 40):
+        limiter = Limiter(stubby(None))
         limiter.begin(limiter.bounds.lower)
-        for _ in range(steps):
-            limiter.limit(limiter.bounds.upper, DT)
-        for _ in range(10):
-            sent, _ = limiter.limit(limiter.bounds.upper, SHORTEST * DT)
-            assert (sent <= limiter.bounds.upper).all()
-            assert (np.abs(limiter.acceleration) <= 2.001 * limiter.bounds.acceleration).all()
+        judge = Judge(limiter.bounds, limiter.position)
+        for period in (1.0,) * steps + (SHORTEST,) * 10:
+            judge.look(limiter.limit(limiter.bounds.upper, period * DT)[0], period * DT)
 
 
 @pytest.mark.parametrize("bad", [[np.nan] * 7, [np.inf] * 7, [0.0] * 6])
@@ -291,11 +287,11 @@ def test_targets_that_are_not_finite_or_too_few_are_refused(bad):
             call(np.array(bad))
 
 
-@pytest.mark.parametrize("dt", [0.0, -DT, 0.49 * DT, np.nan, np.inf])
+@pytest.mark.parametrize("dt", [0.0, -DT, 0.93 * DT, np.nan, np.inf])
 def test_a_period_too_short_or_not_finite_is_refused(dt):
     limiter = Limiter(bounds(None))
     for call in (limiter.brake, lambda dt: limiter.limit(np.zeros(7), dt)):
-        with pytest.raises(ValueError, match=r"wanted >= 0\.01 s"):
+        with pytest.raises(ValueError, match=r"wanted >= 0\.0188 s"):
             call(dt)
 
 

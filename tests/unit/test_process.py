@@ -103,7 +103,8 @@ def test_the_fate_names_every_signal(start, number, name):
 def test_looking_at_what_is_being_printed_loses_nothing(start):
     child = start("for i in range(30000): print(i, flush=True)")
     while child.is_alive():
-        assert child.printed().startswith("0\n"[: len(child.printed())])
+        seen = child.printed()
+        assert seen.startswith("0\n"[: len(seen)])
     assert child.printed().split() == [str(i) for i in range(30000)]
 
 
