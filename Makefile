@@ -6,8 +6,10 @@ PYTHON ?= python3
 PIP := $(VENV)/bin/python -m pip install --quiet -c constraints.txt
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
+LOSSES := drop,delay,duplicate,reorder,freeze,clock_jump,bit_flip
+ENDINGS := nan,policy_kill,policy_stop,camera_kill,camera_stop,guard_kill,guard_stop,disconnect,disk_full
 
-.PHONY: help demo test test-slow format lint types build
+.PHONY: help demo test test-slow soak format lint types build
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +36,13 @@ test: $(DEV_STAMP)  ## what every change must pass; CPU, minutes
 
 test-slow: $(DEV_STAMP)  ## the tests that take minutes each
 	$(VENV)/bin/python -m pytest -m slow
+
+soak: $(DEV_STAMP)  ## hours of faults and fuzzing; BUNDLE=… is what is deployed
+	@test -n "$(BUNDLE)" || (echo "make soak needs BUNDLE=<a bundle of robokd export>" && exit 2)
+	$(VENV)/bin/robokd faults bundle=$(BUNDLE) cases=[$(LOSSES)] messages=1500 out=results/faults_messages.json
+	$(VENV)/bin/robokd faults bundle=$(BUNDLE) cases=[$(ENDINGS)] messages=30 processes=30 \
+		out=results/faults_processes.json
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m tests.evidence.fuzz 600 results/fuzz.json
 
 format: $(DEV_STAMP)  ## rewrite by the style
 	$(VENV)/bin/ruff check --fix .

@@ -270,7 +270,9 @@ class Victim:
 
     def fill_disk(self) -> None:
         """Let the policy process's files grow by so little more."""
-        size = self._log().stat().st_size + FULL_AFTER_BYTES
+        log = self._log()
+        assert log is not None
+        size = log.stat().st_size + FULL_AFTER_BYTES
         resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (size, size))
 
     def wait_until_moving(self) -> None:
@@ -313,12 +315,12 @@ class Victim:
         return self._read("guard.json")
 
     def _read(self, name: str) -> dict[str, Any]:
-        path = self._run() / name if self._run() else None
-        return read_json(path) if path and path.exists() else {}
+        path = self._file(name)
+        return read_json(path) if path else {}
 
     def _log(self) -> Path | None:
-        path = self._run() / "log.mcap" if self._run() else None
-        return path if path and path.exists() else None
+        return self._file("log.mcap")
 
-    def _run(self) -> Path:
-        return next((self.folder / "runs").glob("*_deploy_*"), None)
+    def _file(self, name: str) -> Path | None:
+        """Return a file of the deployment's run, if it is there."""
+        return next((self.folder / "runs").glob(f"*_deploy_*/{name}"), None)

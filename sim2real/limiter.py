@@ -76,7 +76,7 @@ class Limiter:
 
     What a policy has decoded under V and A passes as it is, away from the position limits: where the jerk is
     the implied one, by up to ULPS. Near them it brakes earlier than `specs.limit`, which reckons with periods
-    of control_dt only: on that one's braking curve a shorter period finds no target that keeps position and A.
+    of control_dt only: on its braking curve a shorter period finds no target that keeps position and A.
 
     It plans no motion: a target out of reach is chased, and overshot if it stays where it is.
     """

@@ -22,7 +22,7 @@ from robokd.files import sha256_of
 from robokd.run import Run
 
 if TYPE_CHECKING:
-    from robokd.config import ReplayConfig
+    from robokd.config import GapConfig, ReplayConfig
 
 
 def replay(config: ReplayConfig, resume: Run | None = None) -> Path:
@@ -59,7 +59,7 @@ def replay(config: ReplayConfig, resume: Run | None = None) -> Path:
     return summary
 
 
-def open_bundle(config: ReplayConfig, recording: Recording) -> Bundle:
+def open_bundle(config: ReplayConfig | GapConfig, recording: Recording) -> Bundle:
     """Return the bundle that the log was made with, or refuse the one that is named instead."""
     wanted = recording.about.get("bundle_sha256")
     path = Path(config.bundle) if config.bundle else _named_bundle(recording)

@@ -20,6 +20,7 @@ from robokd.learn.pupil import build_student, student_inputs
 from robokd.learn.stage import begin, build_env
 from robokd.sim2real.policy import bound
 from robokd.students.base import StudentPolicy
+from robokd.students.modular import ModularStudent
 
 STUDENTS = {"cnn": 4.0, "cnn_gru": None}  # with the ratio that is wanted
 SAMPLES = 64
@@ -36,8 +37,9 @@ def _row(name: str, bar: float | None, effort: Effort) -> Row:
     words = ["task=reach", "teacher=scripted", f"student={name}", "cameras=[front,wrist]", "threads=1"]
     config = compose("distill", [*words, f"seed={effort.seed}", "num_envs=1"])
     with closing(build_env(config, student_inputs(config), "test", num_envs=1)) as env:
-        policy = StudentPolicy(build_student(config, env), 1)
-        weights = sum(one.numel() for one in policy.student.parameters())
+        student = build_student(config, env)
+        assert isinstance(student, ModularStudent), type(student)
+        policy, weights = StudentPolicy(student, 1), sum(one.numel() for one in student.parameters())
         samples = record_episodes(env, policy, SAMPLES)
         graph = PolicyGraph(policy, env).eval()
     first = {key: torch.from_numpy(value) for key, value in samples[0].inputs.items()}
