@@ -32,7 +32,7 @@ demo: $(RUN_STAMP)  ## the whole chain on CPU, then where the report is
 		"$$(tail -n 1 $(VENV)/demo.log)"
 
 test: $(DEV_STAMP)  ## what every change must pass; CPU, minutes
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(DEV_STAMP)  ## the tests that take minutes each
 	$(VENV)/bin/python -m pytest -m slow
