@@ -52,6 +52,7 @@ class DeployConfig:
 
     bundle: str = field(metadata=required(BUNDLE))
     robot: Any = field(metadata=part("robot"))
+    sha256: str = ""  # that the bundle must have; empty = any
     arm: bool = False  # let hardware move; without it commands are computed and logged, not sent
     episodes: int = 20  # at most
     duration_s: float = 0.0  # seconds instead of episodes; 0 = count episodes

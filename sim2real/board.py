@@ -41,6 +41,7 @@ class Board:
             self._places[name] = np.frombuffer(self._memory, layout, PLACES, offset)
             offset += PLACES * layout.itemsize
         self._written = dict.fromkeys(cameras, 0)
+        self._read: dict[str, tuple[Frame, int]] = {}  # what was read last
 
     def write(self, frame: Frame) -> None:
         """Put a picture in the place of the older one."""
@@ -55,11 +56,16 @@ class Board:
         place["head"]["crc"] = zlib.crc32(image, zlib.crc32(head))
 
     def read(self, camera: str) -> tuple[Frame, int] | None:
-        """Return the newest picture, the reader's own copy, and its number; None where there is none yet."""
+        """Return the newest picture, the reader's own copy, and its number; None where there is none yet.
+
+        Never an older one than before: while a place is written only the other one may be whole.
+        """
         for _ in range(TRIES):
-            if (newest := self._glance(camera)) is not None:
+            if (found := self._glance(camera)) is not None:
+                last = self._read.get(camera)
+                self._read[camera] = newest = found if last is None or found[1] > last[1] else last
                 return newest
-        return None
+        return self._read.get(camera)
 
     def _glance(self, camera: str) -> tuple[Frame, int] | None:
         found = self._places[camera].copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import select
 import socket
 import sys
@@ -48,11 +49,11 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
     A deployment is not continued but done again: a resumed one begins with its first episode. `connect` makes
     the two ends of the line between policy and guard.
     """
-    bundle = read_bundle(config.bundle)
+    bundle = read_bundle(config.bundle, config.sha256)
     check_bundle(config, bundle)
     policy, plan = Policy(bundle), make_plan(config, bundle)
     shadow = Shadow(read_bundle(config.shadow), bundle) if config.shadow else None
-    lookout = Lookout(bundle, config.mismatch)
+    lookout = Lookout(bundle, config.mismatch, is_simulated=is_simulated(config))
     account, pace, stopped = Account(), Pace(bundle.action.control_dt), None
     with started(config, bundle, connect) as hands:
         lookout.inspect(hands.board, hands.plant)
@@ -190,7 +191,8 @@ def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> It
             plant = config.robot.plant(bundle=bundle, seed=config.seed)
             ends.callback(plant.stop)
             plant.start()
-        said = words("deploy", config)
+        # a file that is exchanged meanwhile is refused
+        said = words("deploy", dataclasses.replace(config, sha256=bundle.sha256))
         link = GuardLink(said, bundle.action.size, plant.joints if plant else None, connect)
         ends.callback(link.stop)
         board = Board(bundle.cameras)

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     board, line, link, *words = argv
     leash = socket.socket(fileno=int(line))
     config = compose("deploy", words)
-    bundle = read_bundle(config.bundle)
+    bundle = read_bundle(config.bundle, config.sha256)
     shown = Board(bundle.cameras, int(board))
     end = None if link == "-1" else socket.socket(fileno=int(link))
     cameras = config.robot.cameras(bundle=bundle, link=end)

@@ -43,6 +43,7 @@ from robokd.files import to_json, write_atomic
 SPIN_S = 0.3e-3  # the last part of a wait is spun: select wakes late
 HOMING_SPEED = 0.15  # share of the velocity limit
 HOMING_ERROR = 0.2  # rad that a joint may lag behind while it goes home
+LONGEST_ALONE_S = 1.0  # that a robot may go on after its guard has died
 ACCOUNT = "guard.json"
 ANSWER_S = 2.0  # for the policy process to take the last packets
 
@@ -287,7 +288,7 @@ def main(argv: list[str]) -> int:
     channel, robot, guard = None, None, None
     try:
         config = compose("deploy", words)
-        bundle = read_bundle(config.bundle)
+        bundle = read_bundle(config.bundle, config.sha256)
         channel = Channel(socket.socket(fileno=int(policy)), bundle.action.size)
         prepare(config.runtime.cores, 1, fifo=config.runtime.fifo)
         robot = config.robot.joints(
@@ -324,7 +325,11 @@ def check_arm(robot: Robot, bundle: Bundle, config: DeployConfig) -> None:
     if not robot.is_hardware:
         return
     check_trust(bundle, is_hardware=True)
-    if config.arm and robot.command_timeout_s is None:
+    least, alone_s = bundle.action.control_dt, robot.command_timeout_s
+    if config.arm and alone_s is not None and not least < alone_s <= LONGEST_ALONE_S:
+        wanted = f"more than a control period, {least:g} s, and at most {LONGEST_ALONE_S:g} s"
+        raise UserError(f"arm=true is refused: robot.command_timeout_s is {alone_s:g}, wanted {wanted}")
+    if config.arm and alone_s is None:
         raise UserError(
             f"arm=true is refused: robot={config.robot.name} would go on with its last command if the guard "
             "died. Say after how long its own controller stops by itself with robot.command_timeout_s=…"

@@ -21,7 +21,7 @@ from robokd.sim2real.sight import Burst, Finding, check_all
 
 from robokd import UserError
 from robokd.export.bundle import Bundle
-from robokd.export.sight import Sight, read_statistics
+from robokd.export.sight import read_statistics
 
 BURST_S = 1.0  # of pictures that are judged before the robot moves
 POLL_S = 0.5e-3
@@ -33,7 +33,7 @@ class Lookout(Watcher):
     A bundle that says nothing of its training's pictures, an imported one, is not looked after.
     """
 
-    def __init__(self, bundle: Bundle, mismatch: str) -> None:
+    def __init__(self, bundle: Bundle, mismatch: str, *, is_simulated: bool) -> None:
         statistics = bundle.manifest["statistics"]
         self._bundle, self._is_strict = bundle, mismatch == "stop"
         self._sights = {
@@ -41,7 +41,11 @@ class Lookout(Watcher):
             for name, spec in bundle.cameras.items()
             if statistics.get(name)
         }
-        self._monitors = {name: Monitor(sight) for name, sight in self._sights.items()}
+        # no two pictures of a real sensor are the same, however clean those of training were
+        self._flickers = None if is_simulated else True
+        self._monitors = {
+            name: Monitor(sight, flickers=self._flickers) for name, sight in self._sights.items()
+        }
         self._seen: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
         self._worst = dict.fromkeys(self._sights, 0.0)
@@ -101,12 +105,11 @@ class Lookout(Watcher):
                 if (newest := board.read(name)) is not None:
                     frames[newest[1]] = newest[0]
             time.sleep(POLL_S)
-        return {name: _burst(list(frames.values()), self._sights[name]) for name, frames in found.items()}
+        return {name: self._burst(name, list(frames.values())) for name, frames in found.items()}
 
-
-def _burst(frames: Sequence[Frame], sight: Sight) -> Burst:
-    frames = frames[1:]  # the first was there before
-    return Burst(
-        frames=[frame.image for frame in frames], captured_s=[frame.captured_s for frame in frames],
-        flickers=bool(sight.data["flickers"]),
-    )  # fmt: skip
+    def _burst(self, name: str, frames: Sequence[Frame]) -> Burst:
+        frames = frames[1:]  # the first was there before
+        return Burst(
+            frames=[frame.image for frame in frames], captured_s=[frame.captured_s for frame in frames],
+            flickers=self._flickers or bool(self._sights[name].data["flickers"]),
+        )  # fmt: skip

@@ -17,7 +17,7 @@ from robokd.export.bundle import Bundle
 from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, errors, open_graph, read_samples
 from robokd.specs import ObsSpec, differences
 
-TERMS = ("joint_pos", "joint_vel", "command_rate")  # what 1-D groups may be made of
+TERMS = {"joint_pos": "rad", "joint_vel": "rad/s", "command_rate": "rad/s"}  # what 1-D groups may be made of
 OUTPUTS = ("command", "command_rate", "action")
 WARMUP_RUNS = 20
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
@@ -181,4 +181,7 @@ def _slices(bundle: Bundle, spec: ObsSpec) -> dict[str, slice]:
         if term.elements != bundle.action.names:
             got = ", ".join(term.elements)
             raise UserError(f"{bundle.path}: term {term.name!r} is of {got}; the action is of other joints")
+        if term.unit != TERMS[term.name]:
+            wanted = f"{term.name!r} in {term.unit!r}, this runtime has it in {TERMS[term.name]}"
+            raise UserError(f"{bundle.path}: the policy reads {wanted}")
     return spec.slices()

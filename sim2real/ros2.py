@@ -168,23 +168,19 @@ class Ros2Robot:
         return sent.copy()
 
     def stop(self) -> None:
-        """Hold the last measured pose, at rest, if anything was ever sent; then leave the wire."""
+        """Hold the last target, at rest, if anything was ever sent; then leave the wire.
+
+        The guard has brought that target to rest within the limits; a measured pose would be a step from it.
+        """
         line = self._line
         try:
-            if line.is_open and line.has_written and (pose := self._last_pose()) is not None:
-                line.send_last(self._bytes(pose, rest=True))
+            if line.is_open and line.has_written and self._sent is not None:
+                line.send_last(self._bytes(self._sent, rest=True))
                 line.flush()
         finally:
             line.close()
             line.has_written = False
             self._state = self._sent = None
-
-    def _last_pose(self) -> np.ndarray | None:
-        """Return where the robot is; where it was told to be, if it has not said where it is for too long."""
-        try:
-            return self.read().position
-        except (OSError, RuntimeError):
-            return self._sent
 
     def _bytes(self, target: np.ndarray, *, rest: bool) -> bytes:
         if self._type is JOINT_TRAJECTORY:
@@ -223,6 +219,8 @@ class Ros2Robot:
         if self._cfg.stamp == "sender":
             captured_s = self._line.stamps.captured(stamp_ns, arrived.arrived_s)
         lag_s = self._line.stamps.lag(stamp_ns, arrived.arrived_s)
+        if self._cfg.stamp == "sender" and lag_s < -CLOCK_SLACK_S:  # any state would look new
+            raise RuntimeError(f"joint states are stamped {lag_s:.3f} s before they arrive; {CLOCKS_DIFFER}")
         return _State(captured_s=captured_s, lag_s=lag_s, position=values[0], velocity=values[1])
 
     def _check_clock(self, state: _State) -> None:

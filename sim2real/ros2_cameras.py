@@ -150,7 +150,12 @@ class Ros2Cameras:
         except ValueError as error:
             raise RuntimeError(f"{self._topics[name]}: {error}") from None
         if self._is_stamped:
-            captured_s = self._stamps.captured(nanoseconds_of(content["header"]["stamp"]), arrived_s)
+            stamp_ns = nanoseconds_of(content["header"]["stamp"])
+            if (lag_s := self._stamps.lag(stamp_ns, arrived_s)) < -CLOCK_SLACK_S:
+                # cut to the time of arrival, every picture would look new
+                said = f"a picture is stamped {-lag_s:.3f} s after it arrived"
+                raise RuntimeError(f"{self._topics[name]}: {said}; {CLOCKS_DIFFER}")
+            captured_s = self._stamps.captured(stamp_ns, arrived_s)
         else:
             captured_s = self._arrivals[name].captured(sample.stamp_ns, arrived_s)
         return Frame(camera=name, captured_s=captured_s, image=pixels)

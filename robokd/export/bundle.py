@@ -89,17 +89,21 @@ def write_bundle(
     return hashlib.sha256(data).hexdigest()
 
 
-def read_bundle(path: str | Path) -> Bundle:
+def read_bundle(path: str | Path, sha256: str = "") -> Bundle:
     """Return the bundle at `path`; UserError, saying what is wrong, unless it is whole and valid.
 
-    Whether a signer is trusted is told, not judged: see `check_trust`.
+    With `sha256` it must be that very file. Whether a signer is trusted is told, not judged: `check_trust`.
     """
     path = Path(path)
     try:
+        if not path.is_file() and path.exists():
+            raise UserError(f"bundle {path} is not a file")
         data = path.read_bytes()
     except OSError as error:
         near = ", ".join(sorted(file.name for file in path.parent.glob("*.robokd"))) or "none"
         raise UserError(f"bundle {path}: {error.strerror}. Bundles in {path.parent}: {near}") from None
+    if sha256 and (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise UserError(f"bundle {path} has sha256 {found}, wanted {sha256}: it is another file")
     return _parse(path, data)
 
 
@@ -169,7 +173,11 @@ def _load_manifest(path: Path, text: bytes) -> dict[str, Any]:
 
     try:
         manifest = json.loads(
-            text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite, parse_int=whole
+            text.decode(),
+            object_pairs_hook=unique,
+            parse_float=finite,
+            parse_constant=finite,
+            parse_int=whole,
         )
         _check_depth(manifest)
     except (ValueError, RecursionError) as error:

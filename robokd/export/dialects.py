@@ -8,7 +8,7 @@ digits in params/deploy.yaml, beside exported/policy.onnx; gains in the order of
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,21 @@ def open_graph(path: Path) -> Any:  # noqa: ANN401  (of onnx, which the base ins
         raise UserError(f"{path} is not an ONNX file: {error}") from None
     if not model.graph.node:
         raise UserError(f"{path} is not an ONNX file: it has no node")
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise UserError(f"{path} keeps {tensor.name!r} in another file; export it with all data inside")
     return model
+
+
+def _tensors(message: Any) -> Iterator[Any]:  # noqa: ANN401 - any message of ONNX
+    """Yield every tensor in a message, those of branches, loops, constants and functions too."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for one in value if field.is_repeated else [value]:
+                yield from _tensors(one)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -149,7 +160,9 @@ def _unitree(path: Path) -> Foreign:
     fields: dict[str, Any] = {
         "control_dt": content["step_dt"], "default_joint_pos": content["default_joint_pos"],
     }  # fmt: skip
-    fields |= {f"action.{key}": action[key] for key in ("scale", "offset", "clip") if action.get(key)}
+    fields |= {
+        f"action.{key}": action[key] for key in ("scale", "offset", "clip") if action.get(key) is not None
+    }
     fields |= _motor_gains(path, content)
     terms = content["observations"]
     if not isinstance(terms, dict):

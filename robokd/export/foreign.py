@@ -20,7 +20,16 @@ from robokd.export import dialects
 from robokd.export.bundle import write_bundle
 from robokd.export.dialects import Foreign
 from robokd.export.manifest import GAINS, QUATERNION_ORDER, UNITS
-from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, Sample, describe, parity, write_samples
+from robokd.export.parity import (
+    MAX_ABS,
+    MEMORY,
+    NEXT_MEMORY,
+    Sample,
+    describe,
+    open_graph,
+    parity,
+    write_samples,
+)
 from robokd.export.supplied import LIMITS, START, Fields, complete
 from robokd.export.wrap import CHANNELS, LAST_ACTION, Decoding, Reads, observe, wrap
 from robokd.files import sha256_of, writable
@@ -173,10 +182,7 @@ def _used(terms: Sequence[Reads]) -> list[str]:
 
 
 def _session(path: Path, data: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return open_graph(data)
     except Exception as error:  # onnxruntime's errors share no narrower class
         raise UserError(f"onnxruntime cannot run {path}: {str(error).splitlines()[0]}") from None

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 MAX_ABS = 1e-5  # rad for commands and for a rate's share of one, 1 for actions, the estimates' own units
+NOWHERE = "/nonexistent/robokd"
 RATE = "command_rate"  # the output in rad/s
 # a policy that remembers has an input and an output for each part of its memory: zeros begin an episode, and
 # what comes out of a step goes into the next
@@ -62,6 +63,9 @@ def open_graph(graph: bytes) -> onnxruntime.InferenceSession:
     # a spinning worker would take a core from the robot's driver
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # weights that lie in other files are in no hash and under no signature: there is no such folder
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
+    options.log_severity_level = 4  # what is wrong is said once, by who catches it
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -758,7 +758,7 @@ class Process:
         self.given = theirs.detach()
         config = SimpleNamespace(
             bundle=str(bundle.path), arm=False, guard=GuardConfig(),
-            runtime=SimpleNamespace(cores=(), fifo=False),
+            sha256="", runtime=SimpleNamespace(cores=(), fifo=False),
             robot=SimpleNamespace(name="fake", joints=lambda **_: self.robot),
         )  # fmt: skip
         self.config = config

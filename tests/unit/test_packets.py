@@ -102,6 +102,7 @@ def test_json_that_is_no_object_is_refused(payload):
 @pytest.mark.parametrize(
     "data",
     [command(), said(kind="end", message="x"), encode(Kind.JOINTS, 2**63, bytes(JOINTS_BYTES))],
+    ids=["command", "stop", "joints"],
 )  # fmt: skip
 def test_no_bit_can_be_turned(data):
     assert decode(data, KNOWN) is not None
