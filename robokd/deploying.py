@@ -9,6 +9,7 @@ from robokd.fields import check, part, required
 
 BUNDLE = "a bundle file; `robokd export run=…` makes one"
 PROTOCOLS = ("ros2", "unitree")  # that the simulated robot can speak
+LONGEST_REST_S = 30.0  # that a guard holds a robot that nobody commands
 MISMATCH = ("stop", "warn")
 
 
@@ -27,6 +28,8 @@ class GuardConfig:
             raise ValueError(f"guard.speed must be in (0, 1], got {self.speed}")
         if not 0 < self.late <= 5:
             raise ValueError(f"guard.late must be in (0, 5] control periods, got {self.late}")
+        if self.stop_after_s > LONGEST_REST_S:
+            raise ValueError(f"guard.stop_after_s must be <= {LONGEST_REST_S:g} s, got {self.stop_after_s}")
         if not 10 <= self.rate_hz <= 1000:
             raise ValueError(f"guard.rate_hz must be in [10, 1000] Hz, got {self.rate_hz}")
 

@@ -78,7 +78,7 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
             digest, stopped = close_log(log, hands.link, stopped)
     stopped = stopped or over_budget(config, account, pace)
     report = hands.plant.report() if hands.plant else {}
-    summary = run.write_summary({
+    content = {
         "sim": report.get("sim"), "robot": config.robot.name,
         "bundle": str(bundle.path), "bundle_sha256": bundle.sha256,
         "env_steps": account.ticks, **outcome(account), "deadline_misses": pace.misses,
@@ -88,7 +88,16 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
         "stop_reason": stopped.kind if stopped else "end", "actions_sha256": digest,
         "frames_rendered": report.get("frames_rendered", 0),
         "robot_peak_rss_mb": report.get("peak_rss_mb"), "robot_log": report,
-    })  # fmt: skip
+    }  # fmt: skip
+    return written(run, content, stopped)
+
+
+def written(run: Run, content: dict[str, Any], stopped: SafetyStop | None) -> Path:
+    """Write the summary and return its path, or raise what stopped the run, also on a full disk."""
+    try:
+        summary = run.write_summary(content)
+    except OSError as error:
+        raise stopped or SafetyStop("log", f"cannot write the summary: {error}") from None
     if stopped:
         raise stopped
     return summary
@@ -157,6 +166,7 @@ class Hands:
     eyes: Process | None
     leash: socket.socket  # closed, it ends the camera process
     plant: Plant | None
+    alone_s: float = 0.0  # after which a simulated robot notices that nobody commands it
     folder: Path | None = None
 
     def log_into(self, folder: Path) -> None:
@@ -175,11 +185,15 @@ class Hands:
             if self.eyes is not None:
                 self.eyes.end(1.0)
             if self.plant is not None:
+                if not self.link.report:  # the guard is gone: what follows is the robot's own timeout
+                    time.sleep(self.alone_s)
+                    self.alone_s = 0.0
                 self.plant.stop()
             if self.folder is not None:
-                self.link.keep_output(self.folder)
-                if self.eyes is not None:
-                    self.eyes.keep_output(self.folder / "eyes_output.txt")
+                with contextlib.suppress(OSError):  # a full disk
+                    self.link.keep_output(self.folder)
+                    if self.eyes is not None:
+                        self.eyes.keep_output(self.folder / "eyes_output.txt")
 
 
 @contextlib.contextmanager
@@ -214,6 +228,7 @@ def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> It
             eyes=eyes,
             leash=leash,
             plant=plant,
+            alone_s=plant.alone_s if plant else 0.0,
         )
         ends.callback(hands.stop, "end", "")
         link.ready()

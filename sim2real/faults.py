@@ -7,6 +7,7 @@ limits and nothing that is no number, and the guard ended where README's table s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +40,15 @@ if TYPE_CHECKING:
 ENDING = ("nan",)  # message faults that end the run: one each
 EVERY = 4  # commands from one message fault to the next
 FIRST = 20  # command that is hit first
+GUARD_S = 10.0  # for the guard to leave its account
 BEGIN_S, END_S = 180.0, 60.0  # for a deployment to begin, and to end after a fault
 GUARD, EYES, TAP = "robokd.sim2real.guard", "robokd.sim2real.eyes", "robokd.sim2real.tap"
+REACTION = 3  # control periods
+# what the guard counts of each kind of message fault
+COUNTED = {
+    "drop": "lost", "delay": "command_stale", "duplicate": "twice", "reorder": "order",
+    "freeze": "command_stale", "clock_jump": "command_stale", "bit_flip": "corrupt",
+}  # fmt: skip
 FULL_AFTER_BYTES = 2000  # that a full disk still takes
 # process fault -> what is done to whom, and how the deployment is to exit
 Injection = Callable[["Victim"], None]
@@ -51,20 +60,38 @@ class Fault:
 
     inject: Injection
     exit_code: int  # of the deployment
+    stop: str  # how the kind of the stop begins, by the guard's account
+    is_prompt: bool = False  # the guard notices at once, and acts within REACTION periods
     has_guard: bool = True  # that brings the robot to rest; without it the robot's own timeout does
 
 
 def process_faults() -> dict[str, Fault]:
     """Return the process faults by name."""
     return {
-        "policy_kill": Fault(inject=lambda it: it.signal("", signal.SIGKILL), exit_code=-signal.SIGKILL),
-        "policy_stop": Fault(inject=lambda it: it.signal("", signal.SIGSTOP), exit_code=3),
-        "camera_kill": Fault(inject=lambda it: it.signal(EYES, signal.SIGKILL), exit_code=3),
-        "camera_stop": Fault(inject=lambda it: it.signal(EYES, signal.SIGSTOP), exit_code=3),
-        "guard_kill": Fault(inject=lambda it: it.signal(GUARD, signal.SIGKILL), exit_code=3, has_guard=False),
-        "guard_stop": Fault(inject=lambda it: it.signal(GUARD, signal.SIGSTOP), exit_code=3, has_guard=False),
-        "disconnect": Fault(inject=lambda it: it.signal(TAP, signal.SIGKILL), exit_code=3),
-        "disk_full": Fault(inject=lambda it: it.fill_disk(), exit_code=3),
+        "policy_kill": Fault(
+            inject=lambda it: it.signal("", signal.SIGKILL),
+            exit_code=-signal.SIGKILL,
+            stop="policy_lost",
+            is_prompt=True,
+        ),
+        "policy_stop": Fault(
+            inject=lambda it: it.signal("", signal.SIGSTOP),
+            exit_code=3,
+            stop="command_timeout",
+            is_prompt=True,
+        ),
+        "camera_kill": Fault(inject=lambda it: it.signal(EYES, signal.SIGKILL), exit_code=3, stop="stale_"),
+        "camera_stop": Fault(inject=lambda it: it.signal(EYES, signal.SIGSTOP), exit_code=3, stop="stale_"),
+        "guard_kill": Fault(
+            inject=lambda it: it.signal(GUARD, signal.SIGKILL), exit_code=3, stop="", has_guard=False
+        ),
+        "guard_stop": Fault(
+            inject=lambda it: it.signal(GUARD, signal.SIGSTOP), exit_code=3, stop="", has_guard=False
+        ),
+        "disconnect": Fault(
+            inject=lambda it: it.signal(TAP, signal.SIGKILL), exit_code=3, stop="policy_lost", is_prompt=True
+        ),
+        "disk_full": Fault(inject=lambda it: it.fill_disk(), exit_code=3, stop="log"),
     }
 
 
@@ -124,7 +151,7 @@ def _messages(
     """Break so many commands of one deployment."""
     period = bundle.action.control_dt
     plan = Breakage(
-        kind=kind, count=count, first=FIRST + 3 * seed, every=EVERY, delay_s=1.5 * period,
+        kind=kind, count=count, first=FIRST + 3 * seed, every=EVERY, delay_s=1.2 * period,
         seed=config.seed + seed,
     )  # fmt: skip
     ticks = plan.first + EVERY * (count + 2)
@@ -140,14 +167,26 @@ def _messages(
             why.append(f"{len(notes) - landed} faults did not land, by the robot's log")
         if code != (3 if kind in ENDING else 0):
             why.append(f"the deployment exited with {code}")
+        why += _unaccounted(kind, len(notes), victim.guard_account())
         moment = notes[0]["moment_s"] if notes and kind in ENDING else None
         return _judged(victim, log, len(notes), landed, moment, code == 3, why)
 
 
 def _has_landed(kind: str, note: dict[str, Any], rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether the robot's log shows a fault: the command never came, and those around it did."""
-    times = sum(row[5] == note["number"] for row in rows)
-    return times == 1 if kind == "duplicate" else times == 0
+    """Whether the robot's log shows a fault: the command never came, those around it did, and none twice."""
+    followed = Counter(row[5] for row in rows)
+    number = note["number"]
+    around = followed[number - 1] == 1 and (kind in ENDING or followed[number + 1] == 1)
+    return around and followed[number] == (kind == "duplicate")
+
+
+def _unaccounted(kind: str, count: int, account: dict[str, Any]) -> list[str]:
+    """Return what the guard's own account lacks of the faults that were injected."""
+    if kind in ENDING:
+        stop = (account.get("stop") or {}).get("kind")
+        return [] if stop == "non_finite" else [f"the guard stopped for {stop!r}, wanted 'non_finite'"]
+    counted = {**account.get("limited", {}), **account.get("packets", {})}.get(COUNTED[kind], 0)
+    return [] if counted >= count else [f"the guard counted {counted} as {COUNTED[kind]}, wanted {count}"]
 
 
 def _process(name: str, config: FaultsConfig, bundle: Bundle, run: Run, seed: int) -> dict[str, Any]:
@@ -164,19 +203,45 @@ def _process(name: str, config: FaultsConfig, bundle: Bundle, run: Run, seed: in
             victim.wait_for_guard()
             victim.signal("", signal.SIGCONT)
         code = victim.wait(END_S)
+        if fault.has_guard:
+            victim.wait_for_guard()
         log, why = victim.robot_log(), []
         after = [row for row in log.get("commands_received", []) if row[2] > moment]
-        followed = [row for row in after if row[5] > 0 and row[2] > moment + 10 * bundle.action.control_dt]
+        # what was on its way, and what a policy that has not noticed yet still may say
+        slack = max(bundle.manifest["ages_s"].values()) + 10 * bundle.action.control_dt
+        followed = [row for row in after if row[5] > 0 and row[2] > moment + slack]
         landed = bool(log) and not followed
         if not landed:
             why.append("the robot's log shows no fault: the policy's commands went on")
         if code != fault.exit_code:
             why.append(f"the deployment exited with {code}, wanted {fault.exit_code}")
-        if fault.has_guard and not any(row[6] == Rung.SLOW for row in after) and _was_moving(log, moment):
-            why.append("the guard did not bring the robot to rest")
-        if not fault.has_guard and not log.get("command_timeouts"):
-            why.append("the robot did not notice that its guard was gone")
-        return _judged(victim, log, 1, int(landed), moment, landed, why)
+        trial = _judged(victim, log, 1, int(landed), moment, landed, why)
+        why += _unguarded(log, moment) if not fault.has_guard else _unrested(fault, trial, victim, log)
+        return trial
+
+
+def _unguarded(log: dict[str, Any], moment: float) -> list[str]:
+    """Return what is wrong with a robot whose guard is gone: its own timeout has to show in its log."""
+    noticed = [when for when in log.get("command_timeouts_s", []) if when > moment]
+    return [] if noticed else ["the robot did not notice that its guard was gone"]
+
+
+def _unrested(fault: Fault, trial: dict[str, Any], victim: Victim, log: dict[str, Any]) -> list[str]:
+    """Return what is wrong with how the guard brought the robot to rest and stopped."""
+    why, moment = [], trial["moment_s"]
+    stop = (victim.guard_account().get("stop") or {}).get("kind", "nothing")
+    if not stop.startswith(fault.stop):
+        why.append(f"the guard stopped for {stop!r}, wanted {fault.stop!r}")
+    rows = log.get("commands_received", [])
+    if len(rows) > 1 and rows[-1][3] != rows[-2][3] and _was_moving(log, moment):
+        why.append("the robot's last two targets differ: it was not brought to rest")
+    if not any(row[6] == Rung.SLOW and row[2] > moment for row in rows) and _was_moving(log, moment):
+        why.append("the guard did not bring the robot to rest")
+    reaction = trial["reaction_s"]
+    is_late = reaction is not None and reaction > REACTION * victim.period_s
+    if fault.is_prompt and is_late and not trial["unscheduled"]:
+        why.append(f"the guard reacted after {reaction:.3f} s, wanted {REACTION} periods")
+    return why
 
 
 def _was_moving(log: dict[str, Any], moment: float) -> bool:
@@ -197,12 +262,15 @@ def _judged(
         why.append("the robot left no log")
     if violations:
         why.append(f"the robot was told what is beyond its limits: {violations}")
+    if log.get("commands_lost"):
+        why.append(f"{log['commands_lost']} commands were lost on their way to the robot")
     own = [row for row in rows if moment is not None and row[2] > moment and row[5] == 0]
+    at_rest = [row[2] for row in own if row[3] == own[-1][3]]  # it is told the last target again and again
     gap = victim.guard_account().get("longest_gap_s", 0.0)
     return {
-        "injected": injected, "landed": landed, "stopped": int(is_stopped),
+        "moment_s": moment, "injected": injected, "landed": landed, "stopped": int(is_stopped),
         "reaction_s": own[0][2] - moment if own and moment is not None else None,
-        "stop_s": own[-1][2] - moment if own and moment is not None else None,
+        "stop_s": at_rest[0] - moment if at_rest and moment is not None else None,
         "unscheduled": int(gap > victim.period_s), "limit_excess": excess,
         "non_finite": violations.get("command_non_finite", 0), "why": why, "log": str(victim.folder),
     }  # fmt: skip
@@ -240,7 +308,9 @@ class Victim:
             f"plugins=[{','.join(config.plugins)}]", "mismatch=warn", *words,
         ]  # fmt: skip
         self._output = (self.folder / "output.txt").open("wb")
-        self.process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            command, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
     def __enter__(self) -> Victim:
         """Return itself; after the block nothing of it runs."""
@@ -248,9 +318,8 @@ class Victim:
 
     def __exit__(self, *_: object) -> None:
         """Kill what is left."""
-        for pid in [*self.family().values(), self.process.pid]:
-            if self.process.poll() is None:
-                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # also those that have outlived it
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._output.close()
 
@@ -286,7 +355,7 @@ class Victim:
 
     def wait_for_guard(self) -> None:
         """Wait until the guard has ended."""
-        deadline = time.monotonic() + END_S
+        deadline = time.monotonic() + GUARD_S
         while not self.guard_account() and time.monotonic() < deadline:
             time.sleep(0.02)
 

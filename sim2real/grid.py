@@ -2,7 +2,8 @@
 
 A command goes when it comes, but not too soon after the last one. Its stamp, by which limits are reckoned, is
 a period after the last stamp where it comes within NEAR of that, else the time when it goes. So a stamp is at
-most NEAR of a period away from the true time, and commands are never closer than SHORTEST. After a late one
+most NEAR of a period away from the true time, stamps are never closer than SHORTEST, and true times never
+closer than SHORTEST - NEAR: by them a rate can be a ninth above its limit for one period. After a late one
 the policy's next commands come early against the grid: they go SHORTEST apart until the two agree again.
 Pure; s on time.monotonic().
 """

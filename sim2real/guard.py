@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ HOMING_SPEED = 0.15  # share of the velocity limit
 HOMING_ERROR = 0.2  # rad that a joint may lag behind while it goes home
 LONGEST_ALONE_S = 1.0  # that a robot may go on after its guard has died
 ACCOUNT = "guard.json"
+# a terminal's, for all of the deployment: interrupted, closed, or given to the shell when the policy process
+# is frozen, it would end or freeze the guard with the robot at speed
+TERMINAL_SIGNALS = (
+    signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU
+)  # fmt: skip
 ANSWER_S = 2.0  # for the policy process to take the last packets
 
 
@@ -83,7 +89,8 @@ class Guard:
             if (now := time.monotonic()) >= tick_s:
                 tick_s = max(tick_s + self.tick_s, now)
                 self._guarded(self._feel)
-            self._guarded(self._act)
+            if not self._guarded(self._act):
+                self._is_over = True  # nothing more can be sent: the robot's own timeout has to do
 
     def report(self) -> dict[str, Any]:
         """Return the guard's account, ready for JSON."""
@@ -96,18 +103,26 @@ class Guard:
             "longest_gap_s": self.longest_gap_s,
         }  # fmt: skip
 
-    def _guarded(self, part: Any) -> None:  # noqa: ANN401  (a bound method)
-        """Do a part of the loop; what it cannot trust brings the robot to rest."""
+    def _guarded(self, part: Callable[[], object]) -> bool:
+        """Do a part of the loop; what fails, or cannot be trusted, brings the robot to rest.
+
+        Return whether it was done. Joints that cannot be read do not keep the robot from being slowed.
+        """
         try:
             part()
         except SafetyStop as stop:
             self._stop(stop.kind, stop.message)
         except (OSError, RuntimeError) as error:
-            # the robot does not answer: nothing more can be sent, its own timeout has to do
             self._stop("robot_lost", str(error) or type(error).__name__)
-            self._is_over = True
+            return False
+        except Exception as error:
+            traceback.print_exc()
+            self._stop("guard_fault", repr(error))
+            return False
+        return True
 
     def _stop(self, kind: str, message: str) -> None:
+        self._pending = None  # what came before is not followed any more
         self.ladder.stop(time.monotonic(), kind, message)
         self._say_stopped()
 
@@ -121,7 +136,7 @@ class Guard:
         until, is_exact = tick_s, False
         if self._pending is not None:
             until, is_exact = min(tick_s, self.grid.release_s(self._pending[3])), True
-        elif self.ladder.rung == Rung.SLOW or self._home is not None:
+        elif self.ladder.rung in (Rung.SLOW, Rung.REST) or self._home is not None:
             until = min(tick_s, self.grid.due_s)
         rest = until - time.monotonic()
         if rest > SPIN_S or not is_exact:
@@ -150,7 +165,7 @@ class Guard:
             self._token, self._pending, self._home = int(row["token"]), None, None
             self.ladder.release(arrived_s)
         elif packet.kind == Kind.LOG:
-            self.folder = Path(str(row["folder"]))
+            self.folder = Path(str(row.get("folder", ".")))
         elif packet.kind == Kind.STOP:
             self._stop(str(row.get("kind", "policy")), str(row.get("message", "")))
 
@@ -224,7 +239,8 @@ class Guard:
         is_due = now >= (
             self.grid.due_s if before == rung else self.grid.stamp_s + SHORTEST * self.grid.period_s
         )
-        if rung == Rung.SLOW and is_due:
+        # at rest the target is told again and again, or the robot's own timeout would let it go
+        if rung in (Rung.SLOW, Rung.REST) and is_due:
             stamp, step = self.grid.next(now)
             moved, _ = limiter.brake(step)
             self._send(stamp, step, 0, moved, moved, ())
@@ -282,7 +298,7 @@ class Guard:
 
 def main(argv: list[str]) -> int:
     """Guard a robot; return the exit code."""
-    for name in (signal.SIGINT, signal.SIGHUP):  # a terminal's, for all of the deployment
+    for name in TERMINAL_SIGNALS:
         signal.signal(name, signal.SIG_IGN)
     policy, link, *words = argv
     channel, robot, guard = None, None, None

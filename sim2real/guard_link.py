@@ -109,7 +109,7 @@ class GuardLink:
             kind, message = self._stopped
             if kind == "mistake":
                 raise UserError(message)
-            if kind == "fault":
+            if kind == "fault":  # before there was a robot to stop
                 raise RuntimeError(message)
             raise SafetyStop(kind, message)
         if not self.channel.is_open:

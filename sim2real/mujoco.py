@@ -26,6 +26,7 @@ from robokd.registry import plugins, register
 
 HOST = "robokd.sim2real.mujoco_host"
 REPORT = "robot_log.json"
+LEAST_PATIENCE_S = 5.0  # to write that report
 
 
 @register("robot", "mujoco")
@@ -86,12 +87,12 @@ class MujocoJoints:
 
     def write(self, command: Command) -> np.ndarray:
         """See Robot.write."""
-        self._channel.send(
+        is_sent = self._channel.send(
             Kind.TARGET, stamp_s=command.stamp_s, sequence=command.sequence, origin=command.origin,
             rung=command.rung, target=command.target,
         )  # fmt: skip
-        if not self._channel.is_open:
-            raise ConnectionError("the simulated robot has closed the connection")
+        if not is_sent:
+            raise ConnectionError("the simulated robot takes no commands")
         return command.target.copy()
 
     def stop(self) -> None:
@@ -139,6 +140,7 @@ class MujocoPlant:
 
     def __init__(self, cfg: MujocoRobotCfg, bundle: Bundle, seed: int) -> None:
         self._cfg, self._bundle, self._seed = cfg, bundle, seed
+        self.alone_s = cfg.command_timeout_s + 0.2
         self._process: Process | None = None
         self._wire: Wire | None = None
         self._folder: Path | None = None
@@ -198,7 +200,7 @@ class MujocoPlant:
 
     def stop(self) -> None:
         """See Plant.stop: it holds still, writes its log and exits, or is killed."""
-        patience_s = self._cfg.reply_timeout_s
+        patience_s = max(self._cfg.reply_timeout_s, LEAST_PATIENCE_S)
         try:
             if self._process and self._wire and self._is_ready and self._process.is_alive():
                 self._is_ready = False

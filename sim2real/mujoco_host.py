@@ -167,6 +167,7 @@ class Host:
             ready, _, _ = select.select(listening, [], [], max(due_s - now, 0.0))
             # physics first: what comes after a deadline comes after what was due then
             self._catch_up()
+            self.account.watch(time.monotonic())
             self.pictures.pump()
             if not self._is_live() and time.monotonic() >= self._spoken_s + SPEAK_S:
                 self._begun_s = time.monotonic()

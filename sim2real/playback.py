@@ -270,6 +270,8 @@ class PlayedCameras:
 class Player:
     """Says when which scene begins; what plays it are the joints and the cameras, each in its own process."""
 
+    alone_s = 0.0
+
     def __init__(self, lengths_s: list[float]) -> None:
         self._lengths_s = lengths_s
         self._ends: list[socket.socket] = []

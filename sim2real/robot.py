@@ -117,6 +117,7 @@ class SimulatedCfg(RobotCfg, Protocol):
 class Plant(Protocol):
     """A simulated robot's process, as the policy process sees it: episodes, and how they end."""
 
+    alone_s: float  # after which it has noticed that nobody commands it any more
     joints: socket.socket  # what the guard's driver connects to
     cameras: socket.socket  # what the camera process connects to
 

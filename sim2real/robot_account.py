@@ -38,13 +38,14 @@ class RobotAccount:
         self._counts: Counter[str] = Counter()
         self._outcomes: list[bool] = []
         self._late_s: list[float] = []
+        self._timeouts_s: list[float] = []
         self._lost_s = 0.0
         self._sequence = 0  # of the last command; they are numbered from 1, through all episodes
         self.begin(-1, 0.0, np.zeros(action.size, np.float32))
 
     def begin(self, episode: int, begun_s: float, held: np.ndarray) -> None:
         """Start an episode in which the robot holds joint targets (A,)."""
-        self._episode, self._last_s, self._is_alone = episode, begun_s, False
+        self._episode, self._last_s, self._is_alone = episode, begun_s, True  # until it is commanded
         self._target: np.ndarray | None = held.astype(float)
         self._rate: np.ndarray | None = np.zeros(len(held))
         self._change: np.ndarray | None = np.zeros(len(held))
@@ -89,9 +90,12 @@ class RobotAccount:
         self._late_s.append(late_s)
         self._check_position("measured_position", position)
         self._check("measured_velocity", np.abs(velocity), self._velocity)
+
+    def watch(self, now_s: float) -> None:
+        """Note when the robot, once commanded, is left alone."""
         if now_s - self._last_s > self._command_timeout_s and not self._is_alone:
             self._is_alone = True
-            self._counts["command_timeouts"] += 1
+            self._timeouts_s.append(now_s)
 
     def lose(self, seconds: float) -> None:
         """Note that the simulation fell behind real time and let so much of it go."""
@@ -111,7 +115,8 @@ class RobotAccount:
         return {
             "commands": len(self.received),
             "commands_lost": self._counts["commands_lost"],
-            "command_timeouts": self._counts["command_timeouts"],
+            "command_timeouts": len(self._timeouts_s),
+            "command_timeouts_s": self._timeouts_s,
             "violations": dict(self._violations),
             "worst": self._worst,
             "outcomes": self._outcomes,

@@ -45,6 +45,7 @@ class Breaker:
         self._generator = np.random.default_rng(plan.seed)
         self._done = 0
         self._last = b""  # payload of the last command that went through whole
+        self._held_s = 0.0  # until when the line is held up
         self._kept: bytes | None = None  # the command that is overtaken by the next
         self.notes: list[dict[str, Any]] = []
 
@@ -60,7 +61,7 @@ class Breaker:
         is_hit = number >= plan.first and (number - plan.first) % plan.every == 0 and self._done < plan.count
         if not is_hit:
             self._last = data[HEADER.itemsize :]
-            return [(now_s, data)]
+            return [(max(now_s, self._held_s), data)]  # a line that is held up keeps its order
         self._done += 1
         self.notes.append({"kind": plan.kind, "number": number, "moment_s": now_s})
         broken: Callable[[bytes, float], list[Sending]] = getattr(self, f"_{plan.kind}")
@@ -70,7 +71,8 @@ class Breaker:
         return []
 
     def _delay(self, data: bytes, now_s: float) -> list[Sending]:
-        return [(now_s + self.plan.delay_s, data)]
+        self._held_s = now_s + self.plan.delay_s
+        return [(self._held_s, data)]
 
     def _duplicate(self, data: bytes, now_s: float) -> list[Sending]:
         return [(now_s, data), (now_s, data)]

@@ -348,7 +348,7 @@ def test_joints_that_nobody_has_are_not_judged(bench):
 
 @pytest.mark.parametrize("error", [OSError("cable"), RuntimeError("cable"), TimeoutError("cable")])
 @pytest.mark.parametrize("moment_s", [-1.0, 0.0, 0.2])
-def test_a_robot_that_does_not_answer_ends_the_guard_at_once(bench, error, moment_s):
+def test_a_robot_that_does_not_answer_is_brought_to_rest_blind_and_ends_the_guard(bench, error, moment_s):
     bench.creep(30)
     begin = bench.hand_over
 
@@ -365,8 +365,12 @@ def test_a_robot_that_does_not_answer_ends_the_guard_at_once(bench, error, momen
     bench.run()
     assert bench.stopped == ("robot_lost", "cable")
     assert bench.guard.report()["stop"] == {"kind": "robot_lost", "message": "cable"}
-    assert bench.clock.now - bench.begun_s < max(moment_s, 0) + 2 * TICK_S
+    # commands still go out: it is slowed as it would be with joints that can be read
+    assert bench.clock.now - bench.begun_s < max(moment_s, 0) + 2 * TICK_S + 5 * DT * (moment_s > 0)
     assert bench.violations() == {}
+    if moment_s > 0:
+        written = [one.target.tolist() for one in bench.robot.commands]
+        assert written[-1] == written[-2]
 
 
 def test_a_robot_that_cannot_be_told_anything_ends_the_guard_at_once(bench):

@@ -138,12 +138,14 @@ def test_true_motion_is_judged_too(account):
 
 
 def test_silence_is_noted_once_until_the_next_command(account):
-    for now in (0.4, 0.51, 0.6, 1.2):
-        account.measure(STILL, STILL, now, 0.0)
-    assert account.summary()["command_timeouts"] == 1
-    account.command(Command(target=STILL, stamp_s=1.2, sequence=1, origin=0, rung=1), 1.2)
-    account.measure(STILL, STILL, 1.8, 0.0)
+    account.watch(9.0)  # nobody has commanded it yet: it is not alone
+    for number, arrived in ((1, 10.0), (2, 11.2)):
+        command = Command(target=STILL, stamp_s=arrived, sequence=number, origin=0, rung=1)
+        account.command(command, arrived)
+        for late in (0.4, 0.51, 0.6, 1.1):
+            account.watch(arrived + late)
     assert account.summary()["command_timeouts"] == 2
+    assert account.summary()["command_timeouts_s"] == pytest.approx([10.51, 11.71])
 
 
 def test_lateness_and_lost_time_are_kept(account):
