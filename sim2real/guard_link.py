@@ -79,6 +79,7 @@ class GuardLink:
 
     def hand_over(self) -> State:
         """Take the robot where it stands; SafetyStop where no policy may begin there."""
+        self.listen()  # makes room: what the guard says next is not to be dropped
         self._token += 1
         self.channel.send(Kind.HANDOVER, token=self._token)
         self._until(lambda: self._is_in(Rung.FOLLOW), ANSWER_S + 10, "the guard does not hand the robot over")
@@ -86,6 +87,7 @@ class GuardLink:
 
     def home(self, position: np.ndarray, timeout_s: float) -> None:
         """Let the guard move the robot slowly to joint positions (A,) and wait there."""
+        self.listen()
         self._token += 1
         self.channel.send(Kind.HOME, token=self._token, position=position)
         self._until(lambda: self._is_in(Rung.IDLE), timeout_s, "the robot does not get home")
