@@ -173,10 +173,14 @@ def _messages(
 
 
 def _has_landed(kind: str, note: dict[str, Any], rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether the robot's log shows a fault: the command never came, those around it did, and none twice."""
+    """Whether the robot's log shows a fault: the command never came, those around it did, and none twice.
+
+    Of the next two one may be missing: the guard's own command came between, and the newer one replaced it.
+    """
     followed = Counter(row[5] for row in rows)
     number = note["number"]
-    around = followed[number - 1] == 1 and (kind in ENDING or followed[number + 1] == 1)
+    after = {followed[number + 1], followed[number + 2]}
+    around = followed[number - 1] == 1 and (kind in ENDING or after in ({1}, {0, 1}))
     return around and followed[number] == (kind == "duplicate")
 
 
