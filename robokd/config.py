@@ -20,13 +20,14 @@ from robokd.deploying import (
     SimulateConfig,
     SysidConfig,
 )
+from robokd.files import read_yaml
 from robokd.overrides import (
     Override,
     as_typed,
     compose_stage,
     experiment,
     flatten,
-    from_file,
+    ordered_fields,
     parse,
     unknown_key,
 )
@@ -99,7 +100,7 @@ def compose(stage: str, overrides: Sequence[str], inherited: Mapping[str, Any] |
         one
         for text in overrides
         for one in (
-            from_file(text[1:], stage, kind) if text[:1] == "@" else [parse(text, stage, kind, extra)]
+            _from_file(text[1:], stage, kind) if text[:1] == "@" else [parse(text, stage, kind, extra)]
         )
     ]
     registry.load_plugins(name for one in typed if one.key == "plugins" for name in one.read(tuple[str, ...]))
@@ -112,6 +113,19 @@ def compose(stage: str, overrides: Sequence[str], inherited: Mapping[str, Any] |
                 continue
             raise UserError(f"{stage} needs {wanted.name}=…: {wanted.metadata['required']}")
     return compose_stage(stage, kind, typed, _inherited(kind, inherited or {}))
+
+
+def _from_file(path: str, stage: str, kind: type) -> list[Override]:
+    """Return the values of a YAML file that was typed as `@file`: keys of the stage, parts as in a run.
+
+    Plugins and `arm` are typed by a person, never by a file.
+    """
+    data = read_yaml(path)
+    known = [field.name for field in ordered_fields(kind) if field.name not in ("plugins", "arm")]
+    for key in data:
+        if key not in known:
+            raise UserError(f"@{path}: {unknown_key(stage, str(key), known)}")
+    return flatten(kind, data)
 
 
 def load(stage: str, data: Mapping[str, Any]) -> StageConfig:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from robokd import UserError, registry
 from robokd.export.signature import is_weak
-from robokd.files import sync_folder
+from robokd.files import refuse_others, sync_folder
 
 PRIVATE, PUBLIC = "robokd-private-key", "robokd-public-key"
 DEFAULT = "default"  # the key that signs where none is named
@@ -92,8 +92,15 @@ def list_keys() -> str:
 
 
 def trusted() -> dict[str, str]:
-    """Return {public key in hex: name} of the keys whose bundles may run on hardware."""
-    return {_read(file, PUBLIC).hex(): file.stem for file in _files(store() / "trusted", "*.pub")}
+    """Return {public key in hex: name} of the keys whose bundles may run on hardware.
+
+    UserError where others could have written that they are.
+    """
+    folder = store() / "trusted"
+    files = _files(folder, "*.pub")
+    for path in (folder.parent, folder, *files) if files else ():
+        refuse_others(path)
+    return {_read(file, PUBLIC).hex(): file.stem for file in files}
 
 
 def signing_key(name: str = "") -> Ed25519PrivateKey | None:

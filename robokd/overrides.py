@@ -14,10 +14,8 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -113,26 +111,6 @@ def flatten(kind: type, data: Mapping[str, Any]) -> list[Override]:
         else:
             found.append(Override(key, value))
     return found
-
-
-def from_file(path: str, stage: str, kind: type) -> list[Override]:
-    """Return the values of a YAML file that was typed as `@file`: keys of the stage, parts as in a run.
-
-    Plugins and `arm` are typed by a person, never by a file.
-    """
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"@{path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"@{path} is not plain YAML: {_first_line(error)}") from None
-    if not isinstance(data, Mapping):
-        raise UserError(f"@{path} holds a {type(data).__name__}, wanted keys of {stage} and their values")
-    known = [field.name for field in ordered_fields(kind) if field.name not in ("plugins", "arm")]
-    for key in data:
-        if key not in known:
-            raise UserError(f"@{path}: {unknown_key(stage, str(key), known)}")
-    return flatten(kind, data)
 
 
 def _values(prefix: str, data: object) -> Iterator[Override]:

@@ -5,21 +5,26 @@ Shapes: batch 1; A joints.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from robokd.sim2real.robot import IMU_CHANNELS
 
 from robokd import UserError
 from robokd.export.bundle import Bundle
 from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, errors, open_graph, read_samples
 from robokd.specs import ObsSpec, differences
 
-TERMS = {"joint_pos": "rad", "joint_vel": "rad/s", "command_rate": "rad/s"}  # what 1-D groups may be made of
+# what 1-D groups may be made of: of every joint, and of the axes of an IMU
+TERMS = {"joint_pos": "rad", "joint_vel": "rad/s", "command_rate": "rad/s", "gyro": "rad/s", "gravity": "1"}
+AXES = ("x", "y", "z")
 OUTPUTS = ("command", "command_rate", "action")
 WARMUP_RUNS = 20
+LONGEST_RUN_S = 10.0  # of a graph, before it is taken for one that never ends
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
@@ -156,7 +161,7 @@ def _check_golden(bundle: Bundle, session: onnxruntime.InferenceSession) -> None
         raise UserError(f"{bundle.path}: {what}: {error}") from None
     names = list(described["outputs"])
     for number, sample in enumerate(samples):
-        said = dict(zip(names, map(np.asarray, session.run(names, sample.inputs)), strict=True))
+        said = dict(zip(names, _run(bundle, session, names, sample.inputs), strict=True))
         for name, error in errors(sample.outputs, said, bundle.action.control_dt).items():
             if not error <= MAX_ABS:
                 raise UserError(
@@ -164,6 +169,24 @@ def _check_golden(bundle: Bundle, session: onnxruntime.InferenceSession) -> None
                     f"{error:.1e} from what {name!r} of golden vector {number} was at export, at most "
                     f"{MAX_ABS:.0e} may be"
                 )
+
+
+def _run(
+    bundle: Bundle, session: onnxruntime.InferenceSession, names: list[str], feeds: dict[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Return what a graph says; UserError where it cannot be run, or runs for longer than LONGEST_RUN_S."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4  # what is wrong is said once
+    timer = threading.Timer(LONGEST_RUN_S, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        return list(map(np.asarray, session.run(names, feeds, options)))
+    except Exception as error:  # onnxruntime's errors share no narrower class
+        why = f"it ran for more than {LONGEST_RUN_S:g} s" if options.terminate else str(error).splitlines()[0]
+        raise UserError(f"{bundle.path}: onnxruntime cannot run the policy: {why:.200}") from None
+    finally:
+        timer.cancel()
 
 
 def _describe(nodes: Sequence[Any]) -> dict[str, Any]:
@@ -178,9 +201,10 @@ def _slices(bundle: Bundle, spec: ObsSpec) -> dict[str, slice]:
         if term.name not in TERMS:
             got, known = f"{term.name!r} of {spec.group}", ", ".join(TERMS)
             raise UserError(f"{bundle.path}: the policy reads {got}. This runtime has: {known}")
-        if term.elements != bundle.action.names:
-            got = ", ".join(term.elements)
-            raise UserError(f"{bundle.path}: term {term.name!r} is of {got}; the action is of other joints")
+        wanted = AXES if term.name in IMU_CHANNELS else bundle.action.names
+        if term.elements != wanted:
+            got = f"{term.name!r} of {', '.join(term.elements)}, this runtime has it of {', '.join(wanted)}"
+            raise UserError(f"{bundle.path}: the policy reads {got}")
         if term.unit != TERMS[term.name]:
             wanted = f"{term.name!r} in {term.unit!r}, this runtime has it in {TERMS[term.name]}"
             raise UserError(f"{bundle.path}: the policy reads {wanted}")

@@ -16,7 +16,6 @@ from robokd.specs import CameraSpec
 FEWEST = 5  # pictures that can be judged
 SLOWEST = 0.8  # share of the frame rate that a camera must keep
 LONGEST_GAP = 4.0  # frame periods between two pictures
-FOCAL_TOLERANCE, CENTRE_TOLERANCE = 0.02, 0.02  # share of the focal length; of the picture's width or height
 NOTHING = 0.995  # share of a picture that is missing, dark or saturated, from which on nothing is seen
 MORE_MISSING, FAR_MORE_MISSING = 0.05, 0.25  # share of a picture beyond the most of training
 LIKELY = 0.5  # of the distance, that undoing a mistake must leave at most to be named as the cause
@@ -46,7 +45,6 @@ class Burst:
 
     frames: Sequence[np.ndarray]  # as the driver gave them
     captured_s: Sequence[float]
-    intrinsics: Mapping[str, float] | None = None  # fx, fy, cx, cy in pixels, where the driver knows them
     is_at_start: bool = True  # the robot stands within the start envelope
     flickers: bool = True  # a real sensor's pictures are never the same twice; False for a simulated one
 
@@ -57,13 +55,13 @@ def check(burst: Burst, spec: CameraSpec, optics: Mapping[str, float], sight: Si
     Args:
         burst: of the live camera.
         spec: of the bundle.
-        optics: of the bundle: fx, fy, cx, cy, rate_hz.
+        optics: of the bundle: rate_hz.
         sight: of the bundle's statistics of this camera.
     """
     if wrong := _form(burst, spec):
         return wrong
     images = np.stack(burst.frames)
-    found = [*_rate(burst, spec, optics), *_lens(burst, spec, optics), *_unit(images, burst, spec, sight)]
+    found = [*_rate(burst, spec, optics), *_unit(images, burst, spec, sight)]
     if blind := _blind(images, spec):
         return [*found, *blind]
     found += _still(images, burst, spec, sight)
@@ -84,9 +82,7 @@ def check_all(
             if not _are_swapped(bursts, specs, sights, (one, other)):
                 continue
             for name, twin in ((one, other), (other, one)):
-                found[name] = [
-                    row for row in found[name] if row.kind in ("rate", "gap", "clock", "lens", "frozen")
-                ]
+                found[name] = [row for row in found[name] if row.kind in ("rate", "gap", "clock", "frozen")]
                 cure = f"exchange {one!r} and {other!r} in the driver's configuration"
                 found[name].append(_fatal(name, "swapped", f"the pictures of {twin!r}", "its own", cure))
     return [row for rows in found.values() for row in rows]
@@ -128,19 +124,6 @@ def _rate(burst: Burst, spec: CameraSpec, optics: Mapping[str, float]) -> list[F
         cure = "look for dropped frames: bus, network, or a loaded core"
         found.append(_doubt(spec.name, "gap", got, limit, cure))
     return found
-
-
-def _lens(burst: Burst, spec: CameraSpec, optics: Mapping[str, float]) -> list[Finding]:
-    if burst.intrinsics is None:
-        return []
-    room = {name: FOCAL_TOLERANCE * float(optics[name]) for name in ("fx", "fy")}
-    room |= {"cx": CENTRE_TOLERANCE * spec.width, "cy": CENTRE_TOLERANCE * spec.height}
-    for name, most in room.items():
-        got, wanted = float(burst.intrinsics[name]), float(optics[name])
-        if not abs(got - wanted) <= most:
-            cure = "set the crop and scale of the bundle's optics, or train with this camera's intrinsics"
-            return [_fatal(spec.name, "lens", f"{name} {got:.2f} px", f"{wanted:.2f} +- {most:.2f} px", cure)]
-    return []
 
 
 def _still(images: np.ndarray, burst: Burst, spec: CameraSpec, sight: Sight) -> list[Finding]:

@@ -19,7 +19,7 @@ from robokd import UserError, keys
 from robokd.export import manifest as manifests
 from robokd.export import signature
 from robokd.export.manifest import FIELDS, FORMAT, VERSION
-from robokd.files import write_atomic
+from robokd.files import LARGEST, parse_json, write_atomic
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec
 
 if TYPE_CHECKING:
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "MAGIC", "VERSION", "Bundle", "check_trust", "read_bundle", "write_bundle"]
 
 MAGIC = b"\x89robokd\n"  # not text, and a transfer that alters line ends breaks it
-TRUST = ("trusted", "untrusted", "unsigned")
 _HEADER = struct.Struct("<8sIQ")
+LARGEST_FILE = 1 << 31  # bytes: a graph has no more
 _WRITTEN = ("format", "version", "members")  # the fields that write_bundle fills in
-_LARGEST = 1 << 53  # of a whole number: beyond it a float skips some
-_DEEPEST = 32  # levels of a manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class Bundle:
     path: Path
     sha256: str  # of the whole file
     signer: str | None  # public key in hex, whose signature is right; None of an unsigned bundle
-    trust: str  # one of TRUST: whether the signer is among the keys that are trusted here
+    trust: str  # "trusted" where the signer is among the keys that are trusted here, "untrusted", "unsigned"
     manifest: dict[str, Any]
     action: ActionSpec
     observations: dict[str, ObsSpec]
@@ -98,6 +96,8 @@ def read_bundle(path: str | Path, sha256: str = "") -> Bundle:
     try:
         if not path.is_file() and path.exists():
             raise UserError(f"bundle {path} is not a file")
+        if path.exists() and path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"bundle {path} has {path.stat().st_size} bytes; at most {LARGEST_FILE} are read")
         data = path.read_bytes()
     except OSError as error:
         near = ", ".join(sorted(file.name for file in path.parent.glob("*.robokd"))) or "none"
@@ -127,10 +127,9 @@ def _parse(path: Path, data: bytes) -> Bundle:
     manifest = _load_manifest(path, text)
     members = _cut_members(path, manifest.get("members"), body)
     contract = manifests.check(path, manifest, members)
-    known = keys.trusted() if signer else {}
     return Bundle(
         path=path, sha256=hashlib.sha256(data).hexdigest(), signer=signer,
-        trust=("trusted" if signer in known else "untrusted") if signer else "unsigned",
+        trust=("trusted" if signer in keys.trusted() else "untrusted") if signer else "unsigned",
         manifest=manifest, action=contract.action, observations=contract.observations,
         cameras=contract.cameras, _members=members,
     )  # fmt: skip
@@ -167,41 +166,22 @@ def _load_manifest(path: Path, text: bytes) -> dict[str, Any]:
         return value
 
     def whole(number: str) -> int:
-        if len(number) > 17 or abs(value := int(number)) > _LARGEST:
+        if len(number) > 17 or abs(value := int(number)) > LARGEST:
             raise ValueError(f"{number:.40} is not a whole number up to 2^53")
         return value
 
     try:
-        manifest = json.loads(
-            text.decode(),
-            object_pairs_hook=unique,
-            parse_float=finite,
-            parse_constant=finite,
-            parse_int=whole,
+        manifest = parse_json(
+            text,
+            json.JSONDecoder(
+                object_pairs_hook=unique, parse_float=finite, parse_constant=finite, parse_int=whole
+            ),
         )
-        _check_depth(manifest)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: its manifest is not valid JSON: {error}") from None
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: its manifest is a {type(manifest).__name__}; wanted fields")
     return manifest
-
-
-def _check_depth(manifest: object) -> None:
-    """Raise ValueError for what is nested too deep to be shown, and for text that cannot be written."""
-    level, depth = [manifest], 0
-    while level:
-        if (depth := depth + 1) > _DEEPEST:
-            raise ValueError(f"it is nested more than {_DEEPEST} deep")
-        below: list[object] = []
-        for value in level:
-            if isinstance(value, dict):
-                below += [*value, *value.values()]
-            elif isinstance(value, list):
-                below += value
-            elif isinstance(value, str):
-                value.encode()  # a lone surrogate has no UTF-8
-        level = below
 
 
 def _cut_members(path: Path, rows: object, body: bytes) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ import robokd
 from robokd import UserError
 from robokd.config import dump
 from robokd.env.base import TaskEnv, contract
-from robokd.export.manifest import QUATERNION_ORDER, UNITS, focal_px
+from robokd.export.manifest import AGE_PERIODS, QUATERNION_ORDER, UNITS, focal_px
 from robokd.export.parity import MEMORY, Sample, describe
 from robokd.export.sight import statistics
 from robokd.run import Run
@@ -25,10 +25,6 @@ from robokd.vision.sensor_timing import Timing
 
 if TYPE_CHECKING:
     from robokd.config import ExportConfig
-
-# control periods that data may be older than it ever was in training; of the simulated robot it is 0.2 old at
-# most, and 1.04 where two cores are shared with four processes that never rest
-AGE_PERIODS = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,18 +7,13 @@ digits in params/deploy.yaml, beside exported/policy.onnx; gains in the order of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from robokd import UserError
-from robokd.files import read_bytes
-
-_LARGEST_TEXT = 1 << 20  # bytes of a YAML file
+from robokd.files import parse_json, read_bytes, read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +132,8 @@ def _holosoma(path: Path, said: dict[str, str]) -> Foreign:
         if key not in said:
             continue
         try:
-            fields[field] = json.loads(said[key])
-        except (ValueError, RecursionError):
+            fields[field] = parse_json(said[key].encode())
+        except ValueError:
             raise UserError(f"{path}: metadata {key} is not JSON: {said[key]!r:.60}") from None
     return Foreign(
         dialect="holosoma", path=path, graph_path=path, fields=fields, terms=(), rounds=lambda value: value
@@ -146,7 +141,7 @@ def _holosoma(path: Path, said: dict[str, str]) -> Foreign:
 
 
 def _unitree(path: Path) -> Foreign:
-    content = _yaml(path)
+    content = read_yaml(path)
     for key in ("joint_ids_map", "step_dt", "default_joint_pos", "actions", "observations"):
         if key not in content:
             raise UserError(f"{path} is no deploy.yaml of unitree: it has no {key!r}")
@@ -179,6 +174,8 @@ def _unitree(path: Path) -> Foreign:
             raise UserError(f"{path}: observations.{name}.params.asset_cfg picks joints; only all can be run")
         if "scale" in term:
             fields[f"observations.{name}.scale"] = term["scale"]
+        if name == "joint_pos":  # here a term has the name of the function that its own runtime calls
+            fields[f"observations.{name}.channel"] = name
     return Foreign(
         dialect="unitree", path=path, graph_path=path.parent.parent / "exported" / "policy.onnx",
         fields=fields, terms=tuple(map(str, terms)), rounds=lambda value: float(f"{value:.3g}"),
@@ -204,16 +201,3 @@ def _motor_gains(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 def _refuse_history(path: Path, name: str, length: object) -> None:
     if str(length) not in ("0", "1"):
         raise UserError(f"{path}: observation {name!r} has a history of {length} steps; only 1 can be run")
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    text = read_bytes(path)
-    if len(text) > _LARGEST_TEXT:
-        raise UserError(f"{path} has {len(text)} bytes; a deploy.yaml has fewer than {_LARGEST_TEXT}")
-    try:
-        content = yaml.safe_load(text)  # knows no tag that makes an object
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, wanted keys and values")
-    return content

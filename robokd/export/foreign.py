@@ -1,6 +1,6 @@
 """Import: another suite's export becomes a bundle, once a person has said what the export does not.
 
-Shapes: A joints, batch 1.
+Shapes: A joints, 3 axes of an IMU, batch 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from robokd.config import dump
 from robokd.export import dialects
 from robokd.export.bundle import write_bundle
 from robokd.export.dialects import Foreign
-from robokd.export.manifest import GAINS, QUATERNION_ORDER, UNITS
+from robokd.export.manifest import AGE_PERIODS, GAINS, QUATERNION_ORDER, UNITS
 from robokd.export.parity import (
     MAX_ABS,
     MEMORY,
@@ -31,7 +31,7 @@ from robokd.export.parity import (
     write_samples,
 )
 from robokd.export.supplied import LIMITS, START, Fields, complete
-from robokd.export.wrap import CHANNELS, LAST_ACTION, Decoding, Reads, observe, wrap
+from robokd.export.wrap import AXES, LAST_ACTION, Decoding, Reads, elements, observe, used, wrap
 from robokd.files import sha256_of, writable
 from robokd.run import Run
 from robokd.specs import ActionSpec, Limits, ObsSpec, Term, decode, to_dict
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from robokd.config import ImportConfig
 
 STAGE = "import"
-AGE_PERIODS = 3  # control periods that data may be older than it ever was in training
 PROOFS, GOLDEN = 256, 16  # random states; those of them that travel with the bundle
-_UNITS = {"joint_pos": "rad", "joint_vel": "rad/s"}
+_UNITS = {"joint_pos": "rad", "joint_vel": "rad/s", "gyro": "rad/s", "gravity": "1"}
+_TURN = 5.0  # rad/s that a body of the proof turns at most, about each axis
 
 
 def import_foreign(config: ImportConfig, resume: Run | None = None) -> Path:
@@ -99,7 +99,9 @@ def make_manifest(
     foreign: Foreign, fields: Fields, terms: Sequence[Reads], spec: ActionSpec
 ) -> dict[str, Any]:
     """Return the bundle's manifest but for `graph` and `parity_max_abs`."""
-    rows = tuple(Term(name=name, elements=spec.names, unit=_UNITS[name]) for name in _used(terms))
+    rows = tuple(
+        Term(name=name, elements=elements(name, spec.names), unit=_UNITS[name]) for name in used(terms)
+    )
     groups = {"proprio": to_dict(ObsSpec(group="proprio", role="proprio", terms=rows))} if rows else {}
     files = dict.fromkeys((foreign.path, foreign.graph_path))
     return {
@@ -130,16 +132,9 @@ def prove(foreign: Foreign, terms: Sequence[Reads], decoding: Decoding, spec: Ac
     names = [node.name for node in session.get_outputs()]
     name = "actions" if "actions" in names else names[0]
     generator, limits = np.random.default_rng(0), Limits.of(spec)
-    lower, upper, speed = spec.position_lower, spec.position_upper, np.asarray(spec.velocity)
-    ranges = {"joint_pos": (lower, upper), "joint_vel": (-speed, speed), LAST_ACTION: (-1, 1)}
-    # the last target and its rate: as often within the limits' reach of what is asked for as not
-    ranges |= {"anchor": (-2, 2), "rate": (-2, 2)}
     samples = []
     for _ in range(PROOFS):
-        state = {
-            key: generator.uniform(low, high, (1, spec.size)).astype(np.float32)
-            for key, (low, high) in ranges.items()
-        }
+        state = _draw(generator, spec)
         seen = observe(terms, state).astype(np.float32)
         try:
             said = np.asarray(session.run([name], {session.get_inputs()[0].name: seen})[0])
@@ -156,12 +151,29 @@ def prove(foreign: Foreign, terms: Sequence[Reads], decoding: Decoding, spec: Ac
         command, rate = decode(action, state["anchor"], state["rate"], limits)
         outputs = {"command": command, "command_rate": rate, "action": action}
         inputs = {"anchor": state["anchor"], "rate": state["rate"]}
-        if used := _used(terms):
-            inputs["proprio"] = np.concatenate([state[key] for key in used], 1)
+        if read := used(terms):
+            inputs["proprio"] = np.concatenate([state[key] for key in read], 1)
         if any(one.channel == LAST_ACTION for one in terms):
             inputs[MEMORY + LAST_ACTION], outputs[NEXT_MEMORY + LAST_ACTION] = state[LAST_ACTION], said
         samples.append(Sample(inputs=inputs, outputs=outputs))
     return samples
+
+
+def _draw(generator: np.random.Generator, spec: ActionSpec) -> dict[str, np.ndarray]:
+    """Return a random state, float32: of joints (1, A) within the limits, of the IMU (1, 3).
+
+    `anchor` and `rate` are how far the last target and its rate are from what will be asked for, in what the
+    limits allow in one step: as often within reach as not.
+    """
+    speed = np.asarray(spec.velocity)
+    ranges = {
+        "joint_pos": (spec.position_lower, spec.position_upper), "joint_vel": (-speed, speed),
+        LAST_ACTION: (-1, 1), "anchor": (-2, 2), "rate": (-2, 2),
+    }  # fmt: skip
+    state = {key: generator.uniform(low, high, (1, spec.size)) for key, (low, high) in ranges.items()}
+    down = generator.normal(size=(1, len(AXES)))
+    state |= {"gyro": generator.uniform(-_TURN, _TURN, down.shape), "gravity": down / np.linalg.norm(down)}
+    return {key: value.astype(np.float32) for key, value in state.items()}
 
 
 def golden(data: bytes, samples: Sequence[Sample]) -> list[Sample]:
@@ -175,10 +187,6 @@ def golden(data: bytes, samples: Sequence[Sample]) -> list[Sample]:
         )
         for one in samples
     ]
-
-
-def _used(terms: Sequence[Reads]) -> list[str]:
-    return [name for name in CHANNELS if any(one.channel == name for one in terms)]
 
 
 def _session(path: Path, data: bytes) -> onnxruntime.InferenceSession:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn
+
+import numpy as np
 
 from robokd import UserError
 from robokd.export.sight import read_statistics
+from robokd.files import is_number
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Spec, Term, differences, from_dict, to_dict
 
 FORMAT = "robokd-bundle"
@@ -33,12 +37,18 @@ UNITS = {  # of every number of the contract and of the robot's channels
     "kd": "N m s/rad", "torque": "N m", "torque_rate": "N m/s", "length": "m", "depth": "m", "time": "s",
 }  # fmt: skip
 GAINS = ("kp", "kd", "torque", "torque_rate", "jerk")  # of the robot; null where nothing is known
+# control periods that data may be older than it ever was in training; of the simulated robot it is 0.2 old at
+# most, and 1.04 where two cores are shared with four processes that never rest
+AGE_PERIODS = 3
 LENS = ("fx", "fy", "cx", "cy")
 DTYPES = ("float32", "float16", "uint8", "int16", "int32", "int64", "bool")
-LONGEST_SIDE = 1 << 24  # of a tensor
+MOST_NUMBERS = 1 << 24  # of a tensor
 MOST_PIXELS = 1 << 24  # of a picture, which is no longer than the root of it
 _PARTS = ("task_config", "sim_config", "renderer_config", "corrupt_config")
 _POSITIVE = ("torque", "torque_rate", "jerk")
+_TASK = re.compile(r"\w[\w.-]{0,63}")
+_TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+_NARROWEST_DEG = 0.1  # field of view
 _SAME_LENS = 1e-6  # relative difference of a focal length and of what the field of view says
 
 
@@ -54,11 +64,6 @@ class Contract:
 def check(path: Path, manifest: dict[str, Any], members: Iterable[str]) -> Contract:
     """Return the specs of a manifest, whose JSON is sound; UserError, naming the field, unless all agree."""
     return _Check(path, manifest).contract(tuple(members))
-
-
-def is_number(value: object, kind: object = float) -> TypeGuard[float]:
-    """Whether a value of JSON is a number; true and false are none."""
-    return type(value) is int or (kind is float and type(value) is float and math.isfinite(value))
 
 
 class _Check:
@@ -80,6 +85,13 @@ class _Check:
         for name, wanted in (("format", FORMAT), ("version", VERSION)):
             if manifest[name] != wanted:
                 self.refuse(name, f"is {manifest[name]!r}, wanted {wanted!r}")
+        # a terminal obeys what it is shown, and a task is part of a folder's name
+        if wrong := next((text for text in _texts(manifest) if not text.isprintable()), None):
+            raise UserError(f"{self.path}: its manifest holds text that cannot be shown: {wrong!r:.60}")
+        if not _TASK.fullmatch(manifest["task"]):
+            self.refuse(
+                "task", f"is {manifest['task']!r:.60}; wanted letters, digits, _, - and ., at most 64"
+            )
 
     def typed(self, name: str, value: object, kind: object) -> None:
         """Refuse a value that is not of a field's type: a plain one, Term, or tuple[<one of them>, ...]."""
@@ -150,6 +162,11 @@ class _Check:
             self.refuse("action.names", f"wants names of joints, each once, got {action.names!r:.60}")
         if any(low >= high for low, high in zip(action.position_lower, action.position_upper, strict=True)):
             self.refuse("action.position_lower", "must be below action.position_upper for every joint")
+        for name in ("scale", "position_lower", "position_upper", "velocity", "acceleration"):
+            # the runtime has them as float32, where one that is infinite or 0 would be no limit
+            row = getattr(action, name)
+            if not all(value == 0 or _TINY <= abs(value) <= _HUGE for value in row):
+                self.refuse(f"action.{name}", f"wants numbers that float32 holds, got {list(row)!r:.60}")
         if self.manifest["control_dt"] != action.control_dt:
             why = f"is {self.manifest['control_dt']} s, action.control_dt is {action.control_dt} s"
             self.refuse("control_dt", why)
@@ -213,24 +230,44 @@ class _Check:
             self.keys(where, row, (*LENS, "crop", "rate_hz"))
             for key in (*LENS, "rate_hz"):
                 self.typed(f"{where}.{key}", row[key], float)
-                if not row[key] > (-1 if key in ("cx", "cy") else 0):
-                    self.refuse(f"{where}.{key}", f"is {row[key]}")
-            if row["cx"] > camera.width or row["cy"] > camera.height:
-                self.refuse(f"{where}.cx", "and cy must lie in the picture")
-            seen = focal_px(camera)
-            if not abs(row["fy"] - seen) <= _SAME_LENS * seen:
-                why = f"is {row['fy']}; cameras.{name}.fovy_deg says {seen}"
-                self.refuse(f"{where}.fy", why)
-            crop = row["crop"]
-            if crop is not None and not (
-                isinstance(crop, list) and len(crop) == 4 and all(is_number(v, int) for v in crop)
-                and min(crop[:2]) >= 0 and min(crop[2:]) >= 1
-            ):  # fmt: skip
-                self.refuse(f"{where}.crop", f"wants null or [x, y, width, height], got {crop!r:.60}")
+            self.lens(where, row, camera)
+            if row["crop"] is not None:
+                self.crop(f"{where}.crop", row["crop"], camera)
             try:
                 read_statistics(self.manifest["statistics"][name], camera, f"statistics.{name}")
             except UserError as error:
                 raise UserError(f"{self.path}: manifest field {error}") from None
+
+    def lens(self, where: str, row: dict[str, Any], camera: CameraSpec) -> None:
+        """Refuse a lens that cannot have made the pictures: a pinhole's, square pixels, its axis in them."""
+        if camera.fovy_deg < _NARROWEST_DEG:
+            self.refuse(
+                f"cameras.{camera.name}.fovy_deg", f"is {camera.fovy_deg}, wanted >= {_NARROWEST_DEG}"
+            )
+        seen = focal_px(camera)
+        for key in ("fx", "fy"):
+            if not abs(row[key] - seen) <= _SAME_LENS * seen:
+                why = f"is {row[key]}; cameras.{camera.name}.fovy_deg says {seen}"
+                self.refuse(f"{where}.{key}", why)
+        for key, side in (("cx", camera.width), ("cy", camera.height)):
+            if not -0.5 <= row[key] <= side - 0.5:
+                self.refuse(f"{where}.{key}", f"is {row[key]}, outside the picture: -0.5 to {side - 0.5}")
+        if row["rate_hz"] <= 0:
+            self.refuse(f"{where}.rate_hz", f"is {row['rate_hz']}, wanted > 0")
+
+    def crop(self, where: str, crop: object, camera: CameraSpec) -> None:
+        """Refuse what is no part of a sensor's picture, or has another shape than what the policy sees."""
+        if not (
+            isinstance(crop, list) and len(crop) == 4 and all(is_number(side, int) for side in crop)
+            and min(crop[:2]) >= 0 and min(crop[2:]) >= 1
+        ):  # fmt: skip
+            self.refuse(where, f"wants null or [x, y, width, height], got {crop!r:.60}")
+        x, y, wide, high = crop
+        if max(x + wide, y + high) > MOST_PIXELS**0.5:
+            self.refuse(where, f"is {crop}: no picture is longer than {MOST_PIXELS**0.5:.0f} pixels")
+        if abs(wide * camera.height - high * camera.width) > max(camera.width, camera.height):
+            got = f"{wide}x{high}, the policy's pictures are {camera.width}x{camera.height}"
+            self.refuse(where, f"is {got}: another shape, which square pixels cannot be scaled to")
 
     def times(self, names: Sequence[str]) -> None:
         ages, latency = self.manifest["ages_s"], self.manifest["latency_s"]
@@ -258,8 +295,9 @@ class _Check:
                 where = f"graph.{side}.{name}"
                 self.keys(where, row, ("shape", "dtype"))
                 self.typed(f"{where}.shape", row["shape"], tuple[int, ...])
-                if not all(1 <= side <= LONGEST_SIDE for side in row["shape"]):
-                    self.refuse(f"{where}.shape", f"is {row['shape']!r:.60}")
+                if row["shape"][:1] != [1] or min(row["shape"]) < 1 or math.prod(row["shape"]) > MOST_NUMBERS:
+                    wanted = f"wanted one of a batch, (1, …), of at most {MOST_NUMBERS} numbers"
+                    self.refuse(f"{where}.shape", f"is {row['shape']!r:.60}; {wanted}")
                 if row["dtype"] not in DTYPES:
                     self.refuse(f"{where}.dtype", f"is {row['dtype']!r:.60}. Known: {', '.join(DTYPES)}")
 
@@ -274,6 +312,19 @@ class _Check:
                 self.typed(f"evaluation.{name}", value, float)
         if self.manifest["parity_max_abs"] < 0:
             self.refuse("parity_max_abs", f"must be >= 0, got {self.manifest['parity_max_abs']}")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text of a manifest, the names of fields too."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
 
 
 def focal_px(camera: CameraSpec) -> float:

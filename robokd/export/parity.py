@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from robokd.files import parse_json
+
 MAX_ABS = 1e-5  # rad for commands and for a rate's share of one, 1 for actions, the estimates' own units
 NOWHERE = "/nonexistent/robokd"
 RATE = "command_rate"  # the output in rad/s
@@ -99,7 +101,7 @@ def write_samples(samples: Sequence[Sample]) -> bytes:
 
 def read_samples(data: bytes, graph: Mapping[str, Any]) -> list[Sample]:
     """Return what `write_samples` wrote, shaped as a manifest's `graph` says; ValueError unless it fits."""
-    rows = json.loads(data)
+    rows = parse_json(data)
     if not isinstance(rows, list) or not rows:
         raise ValueError("there is none")
 

@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 
 from robokd import UserError
+from robokd.files import is_number
 from robokd.specs import CameraSpec
+from robokd.vision.encode import decode
 
 WINDOW = 9  # pictures of the running median
 RUN_FRAMES, FALSE_ALARM = 500, 0.01
@@ -111,10 +113,7 @@ def levels(images: np.ndarray, spec: CameraSpec) -> tuple[list[np.ndarray], np.n
 
 def metres(image: np.ndarray, spec: CameraSpec) -> np.ndarray:
     """Return the depths of a picture's pixels that hold any, in metres, also those beyond far; flat."""
-    if spec.encoding == "depth_f16":
-        depth = image[np.isfinite(image)].astype(np.float32)
-        return depth[depth > 0]
-    return spec.near_m + (image[image > 0].astype(np.float32) - 1) * (spec.far_m - spec.near_m) / 254
+    return decode(image[(image > 0) & np.isfinite(image)], spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,13 +320,13 @@ def _check_look(data: Mapping[str, Any], spec: CameraSpec, where: str) -> None:
     if not isinstance(data["flickers"], bool):
         raise UserError(f"{where}.flickers wants true or false, got {data['flickers']!r:.60}")
     for name, least in (("frames", 1), ("episodes", 1), ("longest_repeat", 0)):
-        if not _is_number(data[name]) or data[name] < least:
+        if not is_number(data[name]) or data[name] < least:
             raise UserError(f"{where}.{name} wants a number >= {least}, got {data[name]!r:.60}")
     limits = data["limits"]
     if not isinstance(limits, Mapping) or set(limits) != set(LEAST_LIMITS):
         raise UserError(f"{where}.limits wants exactly {', '.join(LEAST_LIMITS)}, got {limits!r:.60}")
     for name, least in LEAST_LIMITS.items():  # 0 would raise an alarm always, infinity never
-        if not _is_number(limits[name]) or not least <= limits[name] < 1e6:
+        if not is_number(limits[name]) or not least <= limits[name] < 1e6:
             raise UserError(f"{where}.limits.{name} wants a number >= {least}, got {limits[name]!r:.60}")
     channels = data["channels"]
     if not isinstance(channels, list) or len(channels) != spec.shape[0]:
@@ -340,16 +339,12 @@ def _numbers(value: object, where: str) -> np.ndarray:
     """Return a list of finite numbers, or of lists of them, as float64."""
     rows: list[Any] = value if isinstance(value, list) else [None]
     flat: list[Any] = [one for row in rows for one in (row if isinstance(row, list) else [row])]
-    if not all(_is_number(one) and abs(one) < 1e12 for one in flat):
+    if not all(is_number(one) and abs(one) < 1e12 for one in flat):
         raise UserError(f"{where} wants numbers, got {value!r:.60}")
     try:
         return np.array(rows, np.float64)
     except ValueError:
         raise UserError(f"{where} wants rows of one length") from None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _next_below(values: np.ndarray, probability: float) -> float:

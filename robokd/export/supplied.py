@@ -1,6 +1,6 @@
 """What a foreign export says, and what a person says besides, as one: complete, of the right shape, agreeing.
 
-Shapes: A joints. Fields go by dotted names; a contract file is JSON, nested by the dots.
+Shapes: A joints, 3 axes of an IMU. Fields go by dotted names; a contract file is JSON, nested by the dots.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from robokd import UserError, registry
 from robokd.export.dialects import Foreign
-from robokd.export.manifest import GAINS, is_number
-from robokd.export.wrap import CHANNELS, LAST_ACTION, Reads
-from robokd.files import read_json
+from robokd.export.manifest import GAINS
+from robokd.export.wrap import CHANNELS, LAST_ACTION, Reads, width
+from robokd.files import is_number, read_json
 
 LIMITS = ("position_lower", "position_upper", "velocity", "acceleration")
 START = ("start.joint_pos_lower", "start.joint_pos_upper")
@@ -25,10 +25,16 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = ("action.offset", "action.clip", "robot.home", *(f"robot.{name}" for name in GAINS), "task")
 TERM = ("scale", "channel", "values")  # of observations.<term>
-_CHANNELS = {  # names that suites give to what we have
-    "joint_pos": "joint_pos", "joint_pos_rel": "joint_pos", "joint_vel": "joint_vel",
-    "joint_vel_rel": "joint_vel", "actions": LAST_ACTION, "last_action": LAST_ACTION,
+RELATIVE = "joint_pos_rel"  # joint_pos less default_joint_pos
+_CHANNELS = {  # names that suites give to what we have; `joint_pos` is missing: see _UNTOLD
+    RELATIVE: RELATIVE, "joint_vel": "joint_vel", "joint_vel_rel": "joint_vel", "actions": LAST_ACTION,
+    "last_action": LAST_ACTION, "base_ang_vel": "gyro", "projected_gravity": "gravity",
 }  # fmt: skip
+# the term `joint_pos` of mjlab and of Isaac Lab's own tasks calls mdp.joint_pos_rel, others' mdp.joint_pos,
+# and an export has the name alone: only a person can tell whether it is absolute
+_UNTOLD = {
+    "joint_pos": f'"joint_pos" of the angle itself, "{RELATIVE}" of its distance from default_joint_pos'
+}
 _COMMAND = "command"  # in the name of a term that a person may hold constant
 Fields = dict[str, Any]  # by dotted names
 
@@ -41,19 +47,27 @@ def complete(foreign: Foreign, contract: Path | None) -> tuple[Fields, list[Read
     for name in terms:
         _check_term(foreign, name, fields)
     _refuse_unknown(contract, supplied, terms)
-    wanted = [*REQUIRED, *(f"observations.{name}.{_wanted(name, fields)}" for name in terms)]
+    wanted = [
+        *REQUIRED,
+        *(f"observations.{name}.{key}" for name in terms for key in _wanted(name, fields)),
+    ]
     lacking = [name for name in wanted if fields.get(name) is None] + ([] if terms else ["observations"])
     if lacking:
         cure = f"add them to {contract}" if contract else "write them to a JSON file, contract=<file>"
-        raise UserError(f"{foreign.path} ({foreign.dialect}) does not say {', '.join(lacking)}: {cure}")
+        said = ", ".join(f"{name}{_meanings(name)}" for name in lacking)
+        raise UserError(f"{foreign.path} ({foreign.dialect}) does not say {said}: {cure}")
     count = len(_names(foreign.path, fields["action.names"]))
-    shaped = {name: _shape(contract or foreign.path, name, value, count) for name, value in fields.items()}
+    owners = dict.fromkeys(fields, foreign.path) | dict.fromkeys(supplied, contract or foreign.path)
+    sizes = {f"observations.{name}.scale": _size(name, fields, owners, count) for name in terms}
+    shaped = {
+        name: _shape(owners[name], name, value, sizes.get(name, count)) for name, value in fields.items()
+    }
     for name in sorted(set(supplied) & set(foreign.fields)):
-        said = _shape(foreign.path, name, foreign.fields[name], count)
+        said = _shape(foreign.path, name, foreign.fields[name], sizes.get(name, count))
         if not _agree(said, shaped[name], foreign):
             what = f"{foreign.path} says {said!s:.60}, {contract} says {shaped[name]!s:.60}"
             raise UserError(f"{name}: {what}; only digits can be added to what an export says")
-    return shaped, [_reads(name, shaped, count) for name in terms]
+    return shaped, [_reads(name, shaped, sizes[f"observations.{name}.scale"]) for name in terms]
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -86,16 +100,26 @@ def _check_term(foreign: Foreign, name: str, fields: Fields) -> None:
             raise UserError(
                 f"observations.{name}.values: only a command can be held constant, no measurement"
             )
-    elif channel not in (*CHANNELS, LAST_ACTION) and not (channel is None and _COMMAND in name):
-        have = f"{', '.join(CHANNELS)} and the last {LAST_ACTION}"
+    elif channel not in (*CHANNELS, RELATIVE, LAST_ACTION) and not (
+        channel is None and (_COMMAND in name or name in _UNTOLD)
+    ):
+        have = f"{', '.join(CHANNELS)}, {RELATIVE} and the last {LAST_ACTION}"
         what = f"{foreign.path} observes {name!r}, which this runtime has not; it has {have}"
         raise UserError(f"{what} (observations.{name}.channel says if it is one of them under another name)")
 
 
-def _wanted(name: str, fields: Fields) -> str:
-    """Return which field of a term must be there."""
+def _wanted(name: str, fields: Fields) -> tuple[str, ...]:
+    """Return which fields of a term must be there."""
+    if name in _UNTOLD:
+        return ("channel", "scale")
     is_known = name in _CHANNELS or f"observations.{name}.channel" in fields
-    return "scale" if is_known else "values"
+    return ("scale",) if is_known else ("values",)
+
+
+def _meanings(field: str) -> str:
+    """Return what a lacking field may be, where its name does not say it."""
+    *_, term, key = field.split(".") if field.startswith("observations.") else ("", "")
+    return f" ({_UNTOLD[term]})" if key == "channel" and term in _UNTOLD else ""
 
 
 def _names(owner: Path, value: object) -> list[str]:
@@ -109,8 +133,20 @@ def _names(owner: Path, value: object) -> list[str]:
     return value
 
 
+def _size(name: str, fields: Fields, owners: dict[str, Path], count: int) -> int:
+    """Return how many columns a term has: as many as the values it is held at, or as its channel."""
+    held = f"observations.{name}.values"
+    if fields.get(held) is not None:
+        return len(_shape(owners[held], held, fields[held], count))
+    return width(_channel(name, fields), count)
+
+
+def _channel(name: str, fields: Fields) -> str:
+    return fields.get(f"observations.{name}.channel") or _CHANNELS[name]
+
+
 def _shape(owner: Path, name: str, value: Any, count: int) -> Any:  # noqa: ANN401  (of JSON)
-    """Return a field's value, one number for all joints as many; UserError unless it is of its shape."""
+    """Return a field's value, one number as `count` of them; UserError unless it is of its shape."""
     if name in ("action.names", "task") or name.endswith(".channel"):
         if isinstance(value, list if name == "action.names" else str):
             return value
@@ -150,13 +186,14 @@ def _agree(said: Any, told: Any, foreign: Foreign) -> bool:  # noqa: ANN401  (of
     return said == told
 
 
-def _reads(name: str, fields: Fields, count: int) -> Reads:
-    nothing = np.zeros((1, count), np.float32)
-    values = fields.get(f"observations.{name}.values")
-    if values is not None:
-        row = np.asarray([values], np.float32)
+def _reads(name: str, fields: Fields, size: int) -> Reads:
+    nothing = np.zeros((1, size), np.float32)
+    values, said = (fields.get(f"observations.{name}.{key}") for key in ("values", "scale"))
+    if values is not None:  # the command's own, in its own units: a scale is still to come
+        row = np.asarray([np.multiply(values, 1.0 if said is None else said)], np.float32)
         return Reads(channel="", offset=nothing, scale=nothing, values=row)
-    channel = fields.get(f"observations.{name}.channel") or _CHANNELS[name]
-    offset = np.asarray([fields["default_joint_pos"]], np.float32) if channel == "joint_pos" else nothing
-    scale = np.asarray([fields[f"observations.{name}.scale"]], np.float32)
+    channel = _channel(name, fields)
+    offset = np.asarray([fields["default_joint_pos"]], np.float32) if channel == RELATIVE else nothing
+    scale = np.asarray([said], np.float32)
+    channel = "joint_pos" if channel == RELATIVE else channel
     return Reads(channel=channel, offset=offset, scale=scale, values=nothing)

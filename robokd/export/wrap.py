@@ -1,14 +1,16 @@
 """A foreign graph, observation to action, inside one of ours: channels in, joint targets within limits out.
 
-Shapes: A joints. The wrapped graph's action a (1, A) asks for the target offset + scale * a. Our own `action`
-is that target's distance from the last one sent, in steps of velocity * control_dt, clipped to [-1, 1]: by
-`specs.decode` it gives the command, so that the contract's action means here what it means everywhere.
+Shapes: A joints, 3 axes of an IMU. The wrapped graph's action a (1, A) asks for the target
+offset + scale * a. Our own `action` is that target's distance from the last one sent, in steps of
+velocity * control_dt, clipped to [-1, 1]: by `specs.decode` it gives the command, so that the contract's
+action means here what it means everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from robokd.export.parity import MEMORY, NEXT_MEMORY
 from robokd.export.tracing import Node, Trace
 from robokd.specs import ActionSpec, Limits, decode
 
-CHANNELS = ("joint_pos", "joint_vel")  # that an observation may be made of, besides the last action
+IMU, AXES = ("gyro", "gravity"), ("x", "y", "z")
+CHANNELS = ("joint_pos", "joint_vel", *IMU)  # that an observation may be made of, besides the last action
 LAST_ACTION = "action"  # part of the memory: zeros begin an episode
 OLDEST_OPSET = 11
 PREFIX = "foreign/"
@@ -30,9 +33,9 @@ class Reads:
     """One term of the foreign observation: (channel - offset) * scale, or constant values."""
 
     channel: str  # one of CHANNELS, LAST_ACTION, or empty where `values` stand
-    offset: np.ndarray
-    scale: np.ndarray
-    values: np.ndarray
+    offset: np.ndarray  # (1, A) or (1, 3), as the channel is
+    scale: np.ndarray  # likewise
+    values: np.ndarray  # (1, any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,23 @@ class Decoding:
         return np.clip(self.offset + self.scale * action, self.lower, self.upper)
 
 
+def elements(channel: str, joints: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a channel's columns: the joints, or the axes of the IMU."""
+    return AXES if channel in IMU else tuple(joints)
+
+
+def width(channel: str, count: int) -> int:
+    """Return how many columns a channel has, of a robot with so many joints."""
+    return len(elements(channel, ("",) * count))
+
+
+def used(terms: Sequence[Reads]) -> list[str]:
+    """Return which CHANNELS an observation is made of, in their order: that of our own `proprio`."""
+    return [name for name in CHANNELS if any(one.channel == name for one in terms)]
+
+
 def observe(terms: Sequence[Reads], channels: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the foreign observation (1, D) from channels (1, A)."""
+    """Return the foreign observation (1, D) from channels (1, A), those of the IMU (1, 3)."""
     return np.concatenate(
         [(channels[one.channel] - one.offset) * one.scale if one.channel else one.values for one in terms], 1
     )
@@ -65,14 +83,13 @@ def wrap(path: Path, model: Any, terms: Sequence[Reads], decoding: Decoding, spe
     source, action_name = ends(path, model, sum(_width(one, count) for one in terms), count)
     inner = compose.add_prefix(model, PREFIX)
     before, after = Trace("before"), Trace("after")
-    used = [name for name in CHANNELS if any(one.channel == name for one in terms)]
+    sizes = {name: width(name, count) for name in used(terms)}
     has_memory = any(one.channel == LAST_ACTION for one in terms)
-    inputs = {"proprio": count * len(used)} if used else {}
+    inputs = {"proprio": sum(sizes.values())} if sizes else {}
     inputs |= {"anchor": count, "rate": count} | ({MEMORY + LAST_ACTION: count} if has_memory else {})
     channels = {LAST_ACTION: Node(before, MEMORY + LAST_ACTION)}
-    for place, name in enumerate(used):
-        where = slice(place * count, (place + 1) * count)
-        channels[name] = before.columns(Node(before, "proprio"), where)
+    for (name, size), end in zip(sizes.items(), accumulate(sizes.values()), strict=True):
+        channels[name] = before.columns(Node(before, "proprio"), slice(end - size, end))
     parts = [
         (channels[one.channel] - before.constant(one.offset)) * before.constant(one.scale)
         if one.channel else before.constant(one.values) for one in terms
@@ -137,4 +154,4 @@ def _decode(trace: Trace, action: str, decoding: Decoding, spec: ActionSpec, has
 
 
 def _width(one: Reads, count: int) -> int:
-    return count if one.channel else one.values.shape[1]
+    return width(one.channel, count) if one.channel else one.values.shape[1]

@@ -28,7 +28,10 @@ from robokd.files import to_json, write_atomic
 from tests.unit import log_samples
 from tests.unit.robot_samples import make_bundle
 
-VALUES = (None, True, -1, 0, 10**20, -0.5, 1e308, "", "x", [], [[]], {}, {"x": 1}, [0.0] * 3)
+VALUES = (
+    None, True, -1, 0, 10**20, -0.5, 1e308, 1e-320, "", "x", "\x1b[2J", "../x", [], [[]], [1], [2, 3],
+    {}, {"x": 1}, [0.0] * 3, [1e39] * 2, [1 << 24] * 3, json.loads("[" * 40 + "]" * 40),
+)  # fmt: skip
 Case = Callable[[np.random.Generator], str]  # what went wrong, or nothing
 
 

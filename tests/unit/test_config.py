@@ -385,12 +385,14 @@ def test_a_file_of_values_stands_for_what_it_holds(tmp_path, parts):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "No such file"),
+        (None, "does not exist"),
         ("nmu_envs: 3\n", "Did you mean 'num_envs'?"),
         ("plugins: [evil]\n", "no key 'plugins'"),
         ("!!python/object/apply:os.system [ls]\n", "not plain YAML"),
         ("- a\n", "holds a list"),
         ("num_envs: [\n", "not plain YAML"),
+        ("sim: &a {}\ntask: *a\n", "values.yaml:2 is not plain YAML: aliases (*a) are not read"),
+        ("num_envs: 3\nnum_envs: 4\n", "values.yaml:2 is not plain YAML: the key 'num_envs' stands twice"),
         ("num_envs: many\n", "num_envs"),
     ],
 )

@@ -31,12 +31,17 @@ CONTRACT = {
     "control_dt": 0.02, "latency_s": [0, 0.01],
     "action": {"position_lower": -1.5, "position_upper": [1.5, 1.5, 1.0], "velocity": 3, "acceleration": 50},
     "start": {"joint_pos_lower": -0.5, "joint_pos_upper": 0.5},
-    "observations": {"joint_pos": {"scale": 1}, "joint_vel": {"scale": 0.05}, "actions": {"scale": 1}},
+    "observations": {
+        "joint_pos": {"channel": "joint_pos_rel", "scale": 1}, "joint_vel": {"scale": 0.05},
+        "actions": {"scale": 1},
+    },
 }  # fmt: skip
 WEIGHTS = np.random.default_rng(0).normal(0, 0.5, (9, 3)).astype(np.float32)
 
 
-def foreign_graph(path, said, *, width=9, source="obs", sink="actions", opset=18, extra=(), nan=False):
+def foreign_graph(
+    path, said, *, width=9, count=3, source="obs", sink="actions", opset=18, extra=(), nan=False
+):
     """actions = tanh(obs W), beside what a suite says of it."""
     values = helper.make_tensor_value_info
     nodes = [helper.make_node("MatMul", [source, "W"], ["h"]), helper.make_node("Tanh", ["h"], [sink])]
@@ -45,8 +50,8 @@ def foreign_graph(path, said, *, width=9, source="obs", sink="actions", opset=18
     made = helper.make_graph(
         nodes, "mlp",
         [values(name, TensorProto.FLOAT, ["batch", width]) for name in (source, *extra)],
-        [values(sink, TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(np.resize(WEIGHTS, (width, 3)), "W")],
+        [values(sink, TensorProto.FLOAT, ["batch", count])],
+        [numpy_helper.from_array(np.resize(WEIGHTS, (width, count)), "W")],
     )  # fmt: skip
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     helper.set_model_props(model, said)
@@ -109,8 +114,9 @@ def test_every_field_that_an_export_lacks_is_listed_at_once(tmp_path, mjlab):
     message = refused(tmp_path, mjlab)
     lacking = (
         "control_dt, action.position_lower, action.position_upper, action.velocity, action.acceleration, "
-        "start.joint_pos_lower, start.joint_pos_upper, latency_s, observations.joint_pos.scale, "
-        "observations.joint_vel.scale, observations.actions.scale"
+        "start.joint_pos_lower, start.joint_pos_upper, latency_s, observations.joint_pos.channel "
+        '("joint_pos" of the angle itself, "joint_pos_rel" of its distance from default_joint_pos), '
+        "observations.joint_pos.scale, observations.joint_vel.scale, observations.actions.scale"
     )
     assert f"(mjlab) does not say {lacking}: write them to a JSON file, contract=<file>" in message
     part = {key: value for key, value in CONTRACT.items() if key != "start"}
@@ -194,7 +200,7 @@ def test_digits_can_be_added_and_nothing_else_changed(tmp_path, mjlab):
 def test_a_command_can_be_held_constant_and_a_sensor_cannot(tmp_path):
     said = MJLAB | {"observation_names": "joint_pos,joint_vel,command"}
     foreign = foreign_graph(tmp_path / "b.onnx", said, width=8)
-    terms = {"joint_pos": {"scale": 1}, "joint_vel": {"scale": 0.05}}
+    terms = {name: CONTRACT["observations"][name] for name in ("joint_pos", "joint_vel")}
     contract = told(tmp_path, observations=terms)
     assert "does not say observations.command.values" in refused(tmp_path, foreign, contract)
     bundle, _ = imported(
@@ -208,13 +214,16 @@ def test_a_command_can_be_held_constant_and_a_sensor_cannot(tmp_path):
     assert decision.action == pytest.approx(np.clip(target / 0.06, -1, 1), abs=1e-5)
 
 
-@pytest.mark.parametrize("term", ["base_ang_vel", "projected_gravity", "motion_anchor_pos_b"])
+@pytest.mark.parametrize("term", ["base_lin_vel", "motion_anchor_pos_b"])
 def test_what_this_runtime_cannot_observe_is_refused_by_name(tmp_path, term):
     said = MJLAB | {"observation_names": f"joint_pos,joint_vel,{term}"}
     foreign = foreign_graph(tmp_path / "b.onnx", said)
     for contract in (None, told(tmp_path)):
         message = refused(tmp_path, foreign, contract)
-        assert f"observes {term!r}, which this runtime has not; it has joint_pos, joint_vel and" in message
+        assert (
+            f"observes {term!r}, which this runtime has not; it has joint_pos, joint_vel, gyro, gravity, "
+            f"joint_pos_rel and the last action (observations.{term}.channel says" in message
+        )
     held = {**CONTRACT["observations"], term: {"values": [0, 0, 1]}}
     held.pop("actions")
     message = refused(tmp_path, foreign, told(tmp_path, observations=held))
@@ -254,7 +263,17 @@ def test_metadata_that_does_not_add_up_is_refused(tmp_path, changes, said):
         ({"robot": {"torque": [1, 2]}}, "robot.torque wants 3 numbers"),
         ({"robot": {"torque": 0}}, "'robot.torque' must be > 0"),
         ({"task": 3}, "task wants text"),
-        ({"observations": {**CONTRACT["observations"], "joint_pos": {"scale": [1, 2]}}}, "wants 3 numbers"),
+        ({"control_dt": 10**400}, "control_dt wants a number > 0 s"),
+        ({"task": json.loads("[" * 50 + "]" * 50)}, "nested more than 32 deep"),
+        (
+            {
+                "observations": {
+                    **CONTRACT["observations"],
+                    "joint_pos": {"channel": "joint_pos", "scale": [1, 2]},
+                }
+            },
+            "wants 3 numbers",
+        ),
         (
             {"observations": {**CONTRACT["observations"], "other": {"scale": 1}}},
             "no field 'observations.other",
@@ -307,7 +326,7 @@ def test_a_holosoma_export_needs_its_observation_described(tmp_path):
         **CONTRACT, "default_joint_pos": [0.1, -0.2, 0.3],
         "action": {**CONTRACT["action"], "scale": 0.25},
         "observations": {
-            "dof_pos": {"channel": "joint_pos", "scale": 1}, "actions": {"scale": 1},
+            "dof_pos": {"channel": "joint_pos_rel", "scale": 1}, "actions": {"scale": 1},
             "dof_vel": {"channel": "joint_vel", "scale": 0.05},
         },
     }  # fmt: skip
@@ -367,6 +386,39 @@ def test_a_deploy_yaml_s_gains_are_put_into_the_policy_s_order(tmp_path):
     assert other.member("samples.json") == bundle.member("samples.json")
 
 
+def action_at(bundle, place) -> np.ndarray:
+    """The action of a graph that sees joints at rest at `place`."""
+    policy = Policy(bundle)
+    policy.begin()
+    said = policy.act({"joint_pos": place, "joint_vel": np.zeros(3)}, place, np.zeros(3), lambda: 0.0)
+    return said.action
+
+
+@pytest.mark.parametrize(("channel", "offset"), [("joint_pos", 0), ("joint_pos_rel", 1)])
+def test_a_joint_pos_whose_zero_is_not_said_has_to_be_supplied(tmp_path, mjlab, channel, offset):
+    terms = {**CONTRACT["observations"], "joint_pos": {"scale": 1}}
+    message = refused(tmp_path, mjlab, told(tmp_path, observations=terms))
+    assert 'does not say observations.joint_pos.channel ("joint_pos" of the angle itself, ' in message
+    terms["joint_pos"]["channel"] = channel
+    bundle, _ = imported(tmp_path, mjlab, told(tmp_path, observations=terms))
+    default, place = np.float32([0.1, -0.2, 0.3]), np.float32([0.2, -0.1, 0.4])
+    seen = np.concatenate([place - offset * default, np.zeros(6, np.float32)])
+    target = default + np.float32([0.25, 0.333, 0.5]) * np.tanh(seen @ WEIGHTS)
+    assert action_at(bundle, place) == pytest.approx(np.clip((target - place) / 0.06, -1, 1), abs=1e-5)
+
+
+def test_the_joint_pos_of_a_deploy_yaml_is_absolute(tmp_path):
+    file = deploy_yaml(tmp_path, DEPLOY.replace("joint_pos_rel:", "joint_pos:"))
+    bundle, _ = imported(tmp_path, file, told(tmp_path, UNITREE))
+    default, place = np.float32([0.1, -0.2, 0.3]), np.float32([0.2, -0.1, 0.4])
+    target = default + np.float32([0.25, 0.333, 0.5]) * np.tanh(place @ WEIGHTS[:3])
+    assert action_at(bundle, place) == pytest.approx(np.clip((target - place) / 0.06, -1, 1), abs=1e-5)
+    (tmp_path / "a.robokd").unlink()
+    (tmp_path / "runs").rename(tmp_path / "done")
+    other = told(tmp_path, UNITREE, observations={"joint_pos": {"channel": "joint_pos_rel"}})
+    assert "observations.joint_pos.channel: " in refused(tmp_path, file, other)
+
+
 def test_targets_are_clipped_where_the_suite_clips_them(tmp_path):
     clipped = DEPLOY.replace("clip: null\n    joint", "clip: [[0.07, 0.2], [-1, 1], [-1, 1]]\n    joint")
     free, _ = imported(tmp_path, deploy_yaml(tmp_path), told(tmp_path, UNITREE))
@@ -409,6 +461,8 @@ def test_targets_are_clipped_where_the_suite_clips_them(tmp_path):
         ("joint_pos_rel:", "gait_phase:", "observes 'gait_phase', which this runtime has not"),
         ("observations:", "observations: 3\nmore:", "observations wants terms"),
         ("joint_ids_map", "- [", "is not plain YAML"),
+        ("commands: {}", "commands: &a {}\nmore: *a", "deploy.yaml:7 is not plain YAML: aliases (*a)"),
+        ("commands: {}", "step_dt: 0.01", "the key 'step_dt' stands twice"),
     ],
 )
 def test_a_deploy_yaml_that_cannot_be_run_as_it_says_is_refused(tmp_path, old, new, said):
@@ -421,6 +475,168 @@ def test_a_deploy_yaml_without_its_graph_says_where_it_was_looked_for(tmp_path):
     (tmp_path / "policy" / "exported" / "policy.onnx").unlink()
     message = refused(tmp_path, file, told(tmp_path, UNITREE))
     assert "policy/exported/policy.onnx does not exist" in message
+
+
+LEGS = ("hip", "knee", "ankle", "toe")  # four, where an IMU has three axes and a command two numbers
+ZERO = [0.1, -0.2, 0.3, 0.4]
+FELT = ("base_ang_vel", "projected_gravity", "joint_pos_rel", "joint_vel_rel", "last_action", "command_vel")
+FELT_SCALES = ([0.2, 0.25, 0.3], [1, 1, 1], [1] * 4, [0.05] * 4, [1] * 4, [2, 0.25])
+WALKING = {
+    "joint_names": ",".join(LEGS), "default_joint_pos": ",".join(map(str, ZERO)), "action_scale": "0.250",
+    "observation_names": ",".join(FELT), "joint_stiffness": "", "joint_damping": "",
+}  # fmt: skip
+WALKING_CONTRACT = {  # no target is out of reach: the whole action is seen
+    "control_dt": 0.02, "latency_s": [0, 0.01], "start": CONTRACT["start"],
+    "action": {"position_lower": -2, "position_upper": 2, "velocity": 400, "acceleration": 1e6},
+    "observations": dict(zip(FELT, ({"scale": scale} for scale in FELT_SCALES), strict=True)) | {
+        "command_vel": {"values": [0.25, -0.4], "scale": [2, 0.25]},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def walking(tmp_path):
+    """Writes an mjlab export of a policy that feels its IMU, changed by metadata, and returns its path."""
+    return lambda **said: foreign_graph(tmp_path / "walk.onnx", WALKING | said, width=20, count=4)
+
+
+def walking_deploy(tmp_path, scales=FELT_SCALES):
+    rows = "".join(
+        f"  {name}: {{params: {{}}, clip: null, scale: {scale}, history_length: 1}}\n"
+        for name, scale in zip(FELT, scales, strict=True)
+    )
+    head = DEPLOY.split("observations:")[0].replace("[2, 0, 1]", "[2, 0, 1, 3]")
+    for old in ("[30.0, 10.0, 20.0]", "[1.5, 0.5, 1.0]"):
+        head = head.replace(old, "[1.0, 1.0, 1.0, 1.0]")
+    head = head.replace("[0.1, -0.2, 0.3]", str(ZERO))
+    head = head.replace("[0.25, 0.333, 0.5]", "[0.25, 0.25, 0.25, 0.25]")
+    file = deploy_yaml(tmp_path, f"{head}observations:\n{rows}")
+    foreign_graph(tmp_path / "policy" / "exported" / "policy.onnx", {}, width=20, count=4)
+    supplied = {**WALKING_CONTRACT, "action": {**WALKING_CONTRACT["action"], "names": list(LEGS)}}
+    return file, supplied | {"observations": {"command_vel": {"values": [0.25, -0.4]}}}
+
+
+def terms_with(**changes):
+    rows = WALKING_CONTRACT["observations"]
+    return {name: {**row, **changes.get(name, {})} for name, row in rows.items()}
+
+
+def test_a_policy_that_feels_its_imu_does_what_its_graph_does(tmp_path, walking):
+    """The columns by hand, in the suite's order; the graph alone says the action; ours decodes to it."""
+    foreign = walking()
+    bundle, summary = imported(tmp_path, foreign, told(tmp_path, WALKING_CONTRACT))
+    assert summary["parity_max_abs"] <= 1e-5
+    policy, alone = Policy(bundle), onnxruntime.InferenceSession(foreign.read_bytes())
+    generator, limits = np.random.default_rng(5), Limits.of(bundle.action)
+    last, anchor = np.zeros(4, np.float32), np.float32(ZERO)
+    policy.begin()
+    for _ in range(3):
+        place, speed = generator.uniform(-1, 1, (2, 4)).astype(np.float32)
+        gyro, gravity = generator.uniform(-1, 1, (2, 3)).astype(np.float32)
+        seen = np.concatenate([
+            gyro * [0.2, 0.25, 0.3], gravity, place - ZERO, 0.05 * speed, last, [0.5, -0.1]
+        ])  # fmt: skip
+        last = alone.run(None, {"obs": seen[None].astype(np.float32)})[0][0]
+        channels = {"joint_pos": place, "joint_vel": speed, "gyro": gyro, "gravity": gravity}
+        said = policy.act(channels, anchor, np.zeros(4, np.float32), lambda: 0.0)
+        assert np.abs(said.action).max() < 1
+        target = anchor + said.action * np.squeeze(limits.scale)
+        assert (target - ZERO) / 0.25 == pytest.approx(last, abs=1e-4)
+        anchor = said.command
+
+
+def test_our_proprio_has_the_imu_s_axes_after_the_joints(tmp_path, walking):
+    bundle, _ = imported(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT))
+    said = [(term.name, term.elements, term.unit) for term in bundle.observations["proprio"].terms]
+    axes = ("x", "y", "z")
+    assert said == [
+        ("joint_pos", LEGS, "rad"), ("joint_vel", LEGS, "rad/s"), ("gyro", axes, "rad/s"),
+        ("gravity", axes, "1"),
+    ]  # fmt: skip
+    assert bundle.manifest["graph"]["inputs"]["proprio"]["shape"] == [1, 14]
+    other = {"observations": terms_with(), "action": WALKING_CONTRACT["action"]}
+    other["observations"].pop("base_ang_vel")
+    names = ",".join(FELT[1:])
+    foreign = foreign_graph(tmp_path / "b.onnx", WALKING | {"observation_names": names}, width=17, count=4)
+    bundle, _ = imported(tmp_path, foreign, told(tmp_path, WALKING_CONTRACT, **other))
+    names = [term.name for term in bundle.observations["proprio"].terms]
+    assert names == ["joint_pos", "joint_vel", "gravity"]
+
+
+def test_the_proof_feels_gravity_all_around_and_turns_of_5_rad_s(tmp_path, walking):
+    bundle, _ = imported(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT))
+    rows = json.loads(bundle.member("samples.json"))
+    proprio = np.array([row["inputs"]["proprio"] for row in rows])
+    gyro, gravity = proprio[:, 8:11], proprio[:, 11:]
+    assert np.linalg.norm(gravity, axis=1) == pytest.approx(1, abs=1e-6)
+    for low, high, most in ((gyro.min(0), gyro.max(0), 5), (gravity.min(0), gravity.max(0), 1)):
+        assert ((low < -most / 2) & (low >= -most)).all()
+        assert ((high > most / 2) & (high <= most)).all()
+
+
+def test_a_deploy_yaml_and_a_holosoma_export_feel_the_imu_as_mjlab_s_does(tmp_path, walking):
+    wanted, _ = imported(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT))
+    wanted = wanted.member("samples.json")
+    file, supplied = walking_deploy(tmp_path)
+    bundle, summary = imported(tmp_path, file, told(tmp_path, supplied))
+    assert summary["dialect"] == "unitree"
+    assert bundle.member("samples.json") == wanted
+    said = {"dof_names": json.dumps(LEGS)}
+    foreign = foreign_graph(tmp_path / "holosoma.onnx", said, width=20, count=4)
+    more = {
+        **WALKING_CONTRACT, "default_joint_pos": ZERO,
+        "action": {**WALKING_CONTRACT["action"], "scale": 0.25},
+    }  # fmt: skip
+    bundle, summary = imported(tmp_path, foreign, told(tmp_path, more))
+    assert summary["dialect"] == "holosoma"
+    assert bundle.member("samples.json") == wanted
+
+
+def test_a_person_can_say_which_term_is_the_imu_s(tmp_path, walking):
+    wanted, _ = imported(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT))
+    wanted = wanted.member("samples.json")
+    rows = terms_with(base_ang_vel={"channel": "gyro"}, projected_gravity={"channel": "gravity"})
+    terms = {"turning": rows["base_ang_vel"], "down": rows["projected_gravity"]}
+    terms |= {name: rows[name] for name in FELT[2:]}
+    foreign = walking(observation_names=",".join(terms))
+    bundle, _ = imported(tmp_path, foreign, told(tmp_path, WALKING_CONTRACT, observations=terms))
+    assert bundle.member("samples.json") == wanted
+
+
+def test_one_number_scales_all_axes(tmp_path, walking):
+    terms = terms_with(base_ang_vel={"scale": [0.25] * 3})
+    wanted, _ = imported(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT, observations=terms))
+    wanted = wanted.member("samples.json")
+    terms = terms_with(base_ang_vel={"scale": 0.25})
+    bundle, _ = imported(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT, observations=terms))
+    assert bundle.member("samples.json") == wanted
+
+
+@pytest.mark.parametrize(
+    ("term", "scale", "wanted"),
+    [
+        ("base_ang_vel", [1, 1], 3), ("base_ang_vel", [1] * 4, 3), ("projected_gravity", [1] * 4, 3),
+        ("joint_vel_rel", [1] * 3, 4), ("last_action", [1] * 3, 4), ("command_vel", [1] * 3, 2),
+    ],
+)  # fmt: skip
+def test_a_scale_of_the_wrong_length_is_refused_by_name(tmp_path, walking, term, scale, wanted):
+    terms = terms_with(**{term: {"scale": scale}})
+    message = refused(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT, observations=terms))
+    assert f"contract.json: observations.{term}.scale wants {wanted} numbers, got {scale}" in message
+    scales = [scale if name == term else row for name, row in zip(FELT, FELT_SCALES, strict=True)]
+    file, supplied = walking_deploy(tmp_path, scales)
+    message = refused(tmp_path, file, told(tmp_path, supplied))
+    assert f"deploy.yaml: observations.{term}.scale wants {wanted} numbers, got {scale}" in message
+
+
+@pytest.mark.parametrize("term", ["base_ang_vel", "projected_gravity"])
+def test_an_imu_cannot_be_held_constant_nor_go_unscaled(tmp_path, walking, term):
+    terms = terms_with(**{term: {"values": [0, 0, -1]}})
+    message = refused(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT, observations=terms))
+    assert f"observations.{term}.values: only a command can be held constant" in message
+    del terms[term]
+    message = refused(tmp_path, walking(), told(tmp_path, WALKING_CONTRACT, observations=terms))
+    assert f"does not say observations.{term}.scale: add" in message
 
 
 @given(st.lists(st.floats(-4, 4, width=32), min_size=12, max_size=12))

@@ -3,7 +3,10 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from robokd.sim2real import policy as policy_module
 from robokd.sim2real.policy import Policy
 from robot_samples import (
     GRAPH_INPUTS,
@@ -162,6 +165,9 @@ def test_a_machine_that_says_something_else_is_refused_in_one_line(tmp_path, out
     [
         (b"[]", "there is none"),
         (b"{", "Expecting property name"),
+        (b"[" * 100_000, "nested more than 32 deep"),
+        (b"[" * 500 + b"]" * 500, "nested more than 32 deep"),
+        (b"\xff", "invalid start byte"),
         (b"[3]", "TypeError"),
         (altered(lambda row: row["inputs"].pop("rate")), "it has the inputs proprio, front, anchor; wanted"),
         (altered(lambda row: row["inputs"]["rate"].pop()), "reshape"),
@@ -172,3 +178,42 @@ def test_a_machine_that_says_something_else_is_refused_in_one_line(tmp_path, out
 def test_golden_vectors_that_do_not_fit_the_graph_are_refused(tmp_path, samples, said):
     with pytest.raises(UserError, match=f"does not hold golden vectors of the graph: .*({said})"):
         Policy(make_bundle(tmp_path / "a.robokd", samples=samples))
+
+
+def rated(nodes, *constants) -> bytes:
+    """The tiny graph with other nodes in the place of the one that says `command_rate`."""
+    model = onnx.load_model_from_string(graph())
+    kept = [node for node in model.graph.node if "command_rate" not in node.output]
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *kept])
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(value), name) for name, value in constants
+    )
+    return model.SerializeToString()
+
+
+def test_a_graph_that_never_ends_is_refused_before_anything_moves(tmp_path, monkeypatch):
+    monkeypatch.setattr(policy_module, "LONGEST_RUN_S", 0.3)
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["x"], ["y"])], "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []),
+         value("x", TensorProto.FLOAT, [1, 2])],
+        [value("on", TensorProto.BOOL, []), value("y", TensorProto.FLOAT, [1, 2])],
+    )  # fmt: skip
+    loop = helper.make_node("Loop", ["trips", "yes", "rate"], ["command_rate"], body=body)
+    data = rated([loop], ("trips", 1 << 62), ("yes", True))
+    with pytest.raises(UserError, match=r"cannot run the policy: it ran for more than 0\.3 s"):
+        Policy(make_bundle(tmp_path / "a.robokd", data=data, samples=golden(graph())))
+
+
+def test_a_graph_that_wants_more_memory_than_there_is_is_refused_in_one_line(tmp_path):
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["big"]),
+        helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["rate", "sum"], ["command_rate"]),
+    ]
+    data = rated(nodes, ("shape", [1 << 30, 1 << 22]))  # 2^54 bytes
+    with pytest.raises(UserError, match=r"onnxruntime cannot run the policy: .*ConstantOfShape") as caught:
+        Policy(make_bundle(tmp_path / "a.robokd", data=data, samples=golden(graph())))
+    assert "\n" not in str(caught.value)

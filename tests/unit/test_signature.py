@@ -169,3 +169,15 @@ def test_a_copy_is_as_good_as_the_file(tmp_path):
     path = write(tmp_path / "a.robokd", KEY)
     copy = shutil.copy(path, tmp_path / "b.robokd")
     assert read_bundle(copy).sha256 == read_bundle(path).sha256
+
+
+@pytest.mark.parametrize("place", [".", "trusted", "trusted/default.pub"])
+def test_a_store_that_others_can_write_trusts_nobody(tmp_path, store, place):
+    keys.command(["new"])
+    signed = write(tmp_path / "b.robokd", keys.signing_key())
+    (store / place).chmod(0o777)
+    for look in (lambda: read_bundle(signed), lambda: keys.command(["list"])):
+        with pytest.raises(UserError, match=r"can be written by others: .*`chmod go-w "):
+            look()
+    (store / place).chmod(0o755)
+    assert read_bundle(signed).trust == "trusted"
