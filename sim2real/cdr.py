@@ -19,7 +19,7 @@ HEADER_BYTES = 4
 # name of a number in IDL -> its numpy type, little-endian
 NUMBERS = {
     "uint8": "<u1", "int8": "<i1", "uint16": "<u2", "int16": "<i2", "uint32": "<u4", "int32": "<i4",
-    "float32": "<f4", "float64": "<f8",
+    "float32": "<f4", "float64": "<f8", "bool": "<b1",
 }  # fmt: skip
 TEXT = "string"
 

@@ -27,6 +27,7 @@ LOOPBACK = "lo"
 DOMAINS = range(233)  # more have no ports
 PARTICIPANTS = 60  # that can find each other over loopback
 DRIFT = 1e-4  # s/s, how fast two clocks drift apart at most
+SENDERS = 64  # on one topic whose clocks are remembered
 BLOCK_S = 0.05  # longest that a write waits for a slow taker
 CURE = "pip install 'robokd[ros2]'"
 # over loopback participants knock at each other's ports in turn; elsewhere they announce themselves
@@ -77,16 +78,22 @@ class Participant:
         qos = self._qos(depth=1, is_reliable=True)
         return Writer(DataWriter(self._participant, self._topic(topic, message), qos=qos), topic, self._error)
 
-    def reader(self, topic: str, message: Message, *, depth: int, ignores_own: bool = False) -> Reader:
-        """Return a reader of the newest `depth` messages of reliable and best-effort writers alike."""
+    def reader(
+        self, topic: str, message: Message, *, depth: int, ignores_own: bool = False, wakes: bool = True
+    ) -> Reader:  # fmt: skip
+        """Return a reader of the newest `depth` messages of reliable and best-effort writers alike.
+
+        With `wakes` its messages end a `wait`, until they are taken.
+        """
         from cyclonedds.core import InstanceState, ReadCondition, SampleState, ViewState, WaitSet
         from cyclonedds.sub import DataReader
 
         qos = self._qos(depth=depth, is_reliable=False, ignores_own=ignores_own)
         made = DataReader(self._participant, self._topic(topic, message), qos=qos)
-        if self._waits is None:
-            self._waits = WaitSet(self._participant)
-        self._waits.attach(ReadCondition(made, ViewState.Any | InstanceState.Any | SampleState.NotRead))
+        if wakes:
+            if self._waits is None:
+                self._waits = WaitSet(self._participant)
+            self._waits.attach(ReadCondition(made, ViewState.Any | InstanceState.Any | SampleState.NotRead))
         return Reader(made, depth, topic, self._error)
 
     def wait(self, timeout_s: float) -> bool:
@@ -174,9 +181,17 @@ class Reader:
             if one.sample_info.valid_data  # the others say that a writer went
         ]
 
-    def sources(self) -> int:
-        """Return how many write the topic with what we ask for."""
-        return len(self._reader.get_matched_publications())
+    def sources(self) -> dict[int, str]:
+        """Return who writes the topic with what we ask for: GIDs, as `ros2 topic info` shows them, by writer.
+
+        A writer that was deleted is none any more; one whose process was killed is, until its lease ends.
+        """
+        found = {}
+        for writer in self._reader.get_matched_publications():
+            with contextlib.suppress(self._error):  # it went in between
+                known = self._reader.get_matched_publication_data(writer)
+                found[writer % 2**64] = known.key.bytes.hex(".")  # signed here, and not so in a sample
+        return found
 
 
 class MonotonicStamps:
@@ -208,28 +223,29 @@ class MonotonicStamps:
 
 
 class ArrivalTimes:
-    """Capture times of a sender whose clock is not ours: when its messages came, had none been held up.
+    """Capture times of senders whose clocks are not ours: when their messages came, had none been held up.
 
-    The quickest so far counts as not held up at all; the rest is told by the sender's own stamps. So a
-    message that lay in a queue, or in a process that was stopped, is as old as it is.
+    The quickest of a sender so far counts as not held up at all; the rest is told by the sender's own stamps.
+    So a message that lay in a queue, or in a process that was stopped, is as old as it is.
     """
 
     def __init__(self) -> None:
-        self._least_ns: int | None = None  # difference of the clocks, of the quickest message
-        self._last_ns = 0
+        # by writer, the longest silent first: difference of the clocks of its quickest message, last arrival
+        self._clocks: dict[int, tuple[int, int]] = {}
 
-    def captured(self, stamp_ns: int, arrived_s: float) -> float:
+    def captured(self, sample: Sample, arrived_s: float) -> float:
         """Return the time on the monotonic clock; that of arrival where there is no stamp."""
-        if stamp_ns <= 0:
+        if sample.stamp_ns <= 0:
             return arrived_s
         now_ns = round(arrived_s * 1e9)
-        lag_ns = now_ns - stamp_ns
-        if self._least_ns is None:
-            self._least_ns, self._last_ns = lag_ns, now_ns
+        lag_ns = now_ns - sample.stamp_ns
+        least_ns, last_ns = self._clocks.pop(sample.writer, (lag_ns, now_ns))
         # clocks drift apart: an old quickest message counts less and less
-        drifted = self._least_ns + round(DRIFT * max(now_ns - self._last_ns, 0))
-        self._least_ns, self._last_ns = min(lag_ns, drifted), now_ns
-        return arrived_s - (lag_ns - self._least_ns) * 1e-9
+        least_ns = min(lag_ns, least_ns + round(DRIFT * max(now_ns - last_ns, 0)))
+        self._clocks[sample.writer] = least_ns, now_ns
+        if len(self._clocks) > SENDERS:  # each restart of a node is a new writer
+            del self._clocks[next(iter(self._clocks))]
+        return arrived_s - (lag_ns - least_ns) * 1e-9
 
 
 def check_address(interface: str, domain: int) -> None:
@@ -325,4 +341,4 @@ def _idl(kind: Kind) -> Any:  # noqa: ANN401 - a type annotation as cyclonedds r
         return types.array[_idl(kind.of), kind.count]
     if isinstance(kind, Sequence):
         return types.sequence[_idl(kind.of)]
-    return str if kind == TEXT else getattr(types, kind)
+    return {TEXT: str, "bool": bool}.get(kind) or getattr(types, kind)

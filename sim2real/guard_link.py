@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from robokd.sim2real.ladder import Rung
 from robokd.sim2real.log import Sent
-from robokd.sim2real.packets import REASONS, Channel, Kind, pair
+from robokd.sim2real.packets import REASONS, Channel, Kind, imu_of, pair
 from robokd.sim2real.process import Process
+from robokd.sim2real.robot import ImuReading
 from robokd.sim2real.safety import SafetyStop
+from robokd.sim2real.stop_key import KEY_S
 
 from robokd import UserError
 
@@ -41,6 +43,7 @@ class State:
     mode: Rung
     token: int  # of the last hand-over or release that the guard has obeyed
     origin: int  # number of the last command that it has taken
+    imu: ImuReading | None = None
 
 
 class GuardLink:
@@ -68,7 +71,7 @@ class GuardLink:
         self.states: deque[State] = deque(maxlen=REMEMBERED)
         self.sents: list[Sent] = []  # since they were last taken away
         self.report: dict[str, Any] = {}
-        self.is_shadow = False
+        self.is_shadow, self.stop_key = False, ""  # see StopKey
         self._is_ready = False
         self._token = self._number = 0
         self._stopped: tuple[str, str] | None = None
@@ -82,7 +85,8 @@ class GuardLink:
         self.listen()  # makes room: what the guard says next is not to be dropped
         self._token += 1
         self.channel.send(Kind.HANDOVER, token=self._token)
-        self._until(lambda: self._is_in(Rung.FOLLOW), ANSWER_S + 10, "the guard does not hand the robot over")
+        patience_s = ANSWER_S + KEY_S
+        self._until(lambda: self._is_in(Rung.FOLLOW), patience_s, "the guard does not hand the robot over")
         return self.states[-1]
 
     def home(self, position: np.ndarray, timeout_s: float) -> None:
@@ -165,7 +169,7 @@ class GuardLink:
                 self.states.append(State(
                     captured_s=float(row["captured_s"]), position=row["position"], velocity=row["velocity"],
                     anchor=row["anchor"], rate=row["rate"], mode=Rung(int(row["mode"])),
-                    token=int(row["token"]), origin=int(row["origin"]),
+                    token=int(row["token"]), origin=int(row["origin"]), imu=imu_of(row),
                 ))  # fmt: skip
             elif packet.kind == Kind.SENT:
                 mask = int(row["reasons"])
@@ -176,6 +180,7 @@ class GuardLink:
                 ))  # fmt: skip
             elif packet.kind == Kind.READY:
                 self._is_ready, self.is_shadow = True, bool(row["shadow"])
+                self.stop_key = str(row["stop_key"])
             elif packet.kind == Kind.STOPPED:
                 self._stopped = self._stopped or (str(row["kind"]), str(row["message"]))
             elif packet.kind == Kind.REPORT:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from robokd.sim2real.packets import Channel, Kind, pair
+from robokd.sim2real.packets import Channel, Kind, imu_of, pair
 from robokd.sim2real.process import Process
 from robokd.sim2real.robot import Command, Frame, JointReading
 from robokd.sim2real.safety import SafetyStop
@@ -71,6 +71,8 @@ class MujocoJoints:
 
     def connect(self) -> None:
         """See Robot.connect; the plant has compared the bundle before."""
+        self._take()
+        self._newest = None  # what was said before anybody listened is old, and the newest had no room
         self.read()
 
     def read(self) -> JointReading:
@@ -106,6 +108,7 @@ class MujocoJoints:
                 self._newest = JointReading(
                     captured_s=float(row["captured_s"]), position=row["position"], velocity=row["velocity"],
                     target=row["target"], sequence=int(row["sequence"]), strangers=int(row["strangers"]),
+                    imu=imu_of(row),
                 )  # fmt: skip
 
 
@@ -158,6 +161,7 @@ class MujocoPlant:
         numbers = [end.fileno() for end in ends]
         typed = sorted(plugins())  # of which one may be the bundle's task
         self._process = Process("simulated robot", HOST, [*map(str, numbers), *typed], numbers)
+        self.pid = self._process.pid
         for end in ends:
             end.close()
         parts = (f"{kind}_config" for kind in ("task", "sim", "renderer", "corrupt"))
@@ -172,12 +176,6 @@ class MujocoPlant:
         self._send(Say.OPEN, payload=json.dumps(setup).encode())
         self._receive(Say.READY, self._cfg.start_timeout_s)
         self._is_ready = True
-
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        assert self._process is not None
-        return self._process.pid
 
     def log_into(self, folder: str) -> None:
         """See Plant.log_into."""

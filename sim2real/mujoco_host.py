@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from robokd.sim2real.packets import Channel, Kind
-from robokd.sim2real.robot import Command
+from robokd.sim2real.robot import IMU_CHANNELS, Command
 from robokd.sim2real.robot_account import RobotAccount
 from robokd.sim2real.wire import Outbox, Say, Wire, frame_layout, message
 from tensordict import TensorDict
@@ -90,8 +90,12 @@ class World:
         return is_control_step
 
     def sense(self) -> dict[str, np.ndarray]:
-        """Return joint_pos and joint_vel (A,) as the sensors give them."""
-        return {name: self._proprio[self._slices[name]] for name in ("joint_pos", "joint_vel")}
+        """Return what the sensors give: joint_pos and joint_vel (A,), gyro and gravity (3,) of an IMU."""
+        return {
+            name: self._proprio[self._slices[name]]
+            for name in ("joint_pos", "joint_vel", *IMU_CHANNELS)
+            if name in self._slices
+        }
 
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the true positions and speeds of the joints (A,)."""
@@ -220,9 +224,11 @@ class Host:
     def _say_joints(self) -> None:
         sensed = self.world.sense()
         self._spoken_s = self._begun_s
+        imu = {name: sensed[name] for name in IMU_CHANNELS if name in sensed}
         self.joints.send(
             Kind.JOINTS, captured_s=self._begun_s, position=sensed["joint_pos"], velocity=sensed["joint_vel"],
             target=self._target if self._next is None else self._next, sequence=self._sequence,
+            imu_s=self._begun_s if imu else 0.0, **imu,
         )  # fmt: skip
 
     def _show(self) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from robokd.sim2real.robot import ImuReading
 
 MAGIC, VERSION = 0x6B626F72, 1
 REASONS = ("position", "velocity", "acceleration", "jerk", "shadow")  # bits of SENT: why it is another
@@ -49,6 +50,7 @@ class Kind(enum.IntEnum):
 def layouts(size: int) -> dict[Kind, np.dtype[np.void]]:
     """Return the layout of every kind that has one, for so many joints; rad, rad/s, s."""
     joints = ("<f4", (size,))
+    imu = [("imu_s", "<f8"), ("gyro", "<f4", (3,)), ("gravity", "<f4", (3,))]  # imu_s 0: the robot has none
     rows: dict[Kind, list[tuple[Any, ...]]] = {
         Kind.HANDOVER: [("token", "<u8")],
         Kind.RELEASE: [("token", "<u8")],
@@ -57,6 +59,7 @@ def layouts(size: int) -> dict[Kind, np.dtype[np.void]]:
         Kind.STATE: [
             ("token", "<u8"), ("mode", "<u1"), ("captured_s", "<f8"), ("position", *joints),
             ("velocity", *joints), ("anchor", *joints), ("rate", *joints), ("origin", "<u8"),
+            *imu,
         ],
         Kind.SENT: [
             ("origin", "<u8"), ("sequence", "<u8"), ("stamp_s", "<f8"), ("commanded", *joints),
@@ -67,7 +70,7 @@ def layouts(size: int) -> dict[Kind, np.dtype[np.void]]:
         ],
         Kind.JOINTS: [
             ("captured_s", "<f8"), ("position", *joints), ("velocity", *joints), ("target", *joints),
-            ("sequence", "<u8"), ("strangers", "<u4"),
+            ("sequence", "<u8"), ("strangers", "<u4"), *imu,
         ],
     }  # fmt: skip
     return {kind: np.dtype(fields) for kind, fields in rows.items()}
@@ -81,6 +84,18 @@ class Packet:
     sequence: int  # of the sender, from 1
     sent_s: float
     row: Any  # a record of the kind's layout; a dict where the kind has none
+
+
+def imu_values(imu: ImuReading | None) -> dict[str, Any]:
+    """Return what a STATE or JOINTS says of an IMU."""
+    return {} if imu is None else {"imu_s": imu.captured_s, "gyro": imu.gyro, "gravity": imu.gravity}
+
+
+def imu_of(row: Any) -> ImuReading | None:  # noqa: ANN401  (a record)
+    """Return what `imu_values` was given."""
+    if not (captured_s := float(row["imu_s"])):
+        return None
+    return ImuReading(captured_s=captured_s, gyro=row["gyro"], gravity=row["gravity"])
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

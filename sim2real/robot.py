@@ -14,9 +14,19 @@ import numpy as np
 from robokd.export.bundle import Bundle
 
 # rad, rad/s, and in rad the last joint target that was sent, which the robot is holding; every other channel
-# of a policy is a camera's
+# of a policy is the IMU's or a camera's
 JOINT_CHANNELS = ("joint_pos", "joint_vel", "joint_target")
+IMU_CHANNELS = ("gyro", "gravity")
 UNTOLD = -1  # a sequence number of a protocol that has none
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImuReading:
+    """How the body turns and stands, in the frame of its IMU: x forward, y left, z up."""
+
+    captured_s: float  # when it was measured
+    gyro: np.ndarray  # (3,) float32 rad/s
+    gravity: np.ndarray  # (3,) float32, where down is: a unit vector, (0, 0, -1) upright
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +39,7 @@ class JointReading:
     target: np.ndarray  # (A,) float32 rad, the target that the robot says it holds; NaN where it does not say
     sequence: int = UNTOLD  # of the last command that the robot took; 0 before the first
     strangers: int = 0  # commands on the wire that were not ours, since `connect`
+    imu: ImuReading | None = None  # the newest; None of a robot that has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +128,7 @@ class SimulatedCfg(RobotCfg, Protocol):
 class Plant(Protocol):
     """A simulated robot's process, as the policy process sees it: episodes, and how they end."""
 
+    pid: int  # of the process; 0 = this one
     alone_s: float  # after which it has noticed that nobody commands it any more
     joints: socket.socket  # what the guard's driver connects to
     cameras: socket.socket  # what the camera process connects to

@@ -7,20 +7,22 @@ Capture times are the sender's stamps (`MonotonicStamps`), or the times of arriv
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from robokd.sim2real.cdr import decode, encode
+from robokd.sim2real.cdr import Content, decode, encode
 from robokd.sim2real.dds import LOOPBACK, check_address
-from robokd.sim2real.dds_line import Address, Arrived, Foreign, Line
-from robokd.sim2real.robot import Command, JointReading
+from robokd.sim2real.dds_line import Address, Arrived, Foreign, Line, check_timeouts, finite_targets
+from robokd.sim2real.imu import channels_read, felt
+from robokd.sim2real.robot import Command, ImuReading, JointReading
 from robokd.sim2real.ros2_cameras import CLOCK_SLACK_S, CLOCKS_DIFFER, Ros2Cameras
 from robokd.sim2real.ros2_types import (
     FLOAT64_MULTI_ARRAY,
+    IMU,
     JOINT_STATE,
     JOINT_TRAJECTORY,
     float64_multi_array,
@@ -49,7 +51,9 @@ class Ros2RobotCfg:
     joint_commands: str = "joint_commands"  # topic of the controller, e.g. arm_controller/joint_trajectory
     command: str = "joint_trajectory"  # or float64_multi_array: what the controller takes
     command_joints: tuple[str, ...] = ()  # of float64_multi_array: the controller's joints, in its order
+    imu: str = "imu"  # topic of sensor_msgs/Imu, of policies that read one
     images: tuple[str, ...] = ()  # camera:topic, of cameras whose topic is not <camera>/image
+    camera_infos: tuple[str, ...] = ()  # camera:topic, of cameras whose camera_info is not beside their image
     stamp: str = "sender"  # capture times: sender = the headers' stamps (one clock), or arrival
     connect_timeout_s: float = 5.0  # for the first joint state and the first picture of every camera
     state_timeout_s: float = 0.2  # without a joint state, after which the robot counts as lost
@@ -61,13 +65,13 @@ class Ros2RobotCfg:
         for name, known in (("command", COMMANDS), ("stamp", STAMPS), ("stop_key", STOP_KEYS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"robot.{name}: {unknown('way', getattr(self, name), known)}")
-        for name in ("connect_timeout_s", "state_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"robot.{name} must be > 0 s, got {getattr(self, name)}")
-        if not self.command_timeout_s >= 0:
-            raise ValueError(f"robot.command_timeout_s must be >= 0 s, got {self.command_timeout_s}")
-        for topic in (self.joint_states, self.joint_commands, *named("images", self.images).values()):
+        check_timeouts(
+            connect_timeout_s=self.connect_timeout_s, state_timeout_s=self.state_timeout_s,
+            command_timeout_s=self.command_timeout_s,
+        )  # fmt: skip
+        for topic in (self.joint_states, self.joint_commands, self.imu):
             wire_name(topic)
+        check_topics(images=self.images, camera_infos=self.camera_infos)
 
     def joints(self, *, bundle: Bundle, link: socket.socket | None) -> Ros2Robot:
         """See RobotCfg.joints."""
@@ -75,9 +79,10 @@ class Ros2RobotCfg:
 
     def cameras(self, *, bundle: Bundle, link: socket.socket | None) -> Ros2Cameras:
         """See RobotCfg.cameras."""
+        images = image_topics(self.images, bundle)
         return Ros2Cameras(
-            bundle, image_topics(self.images, bundle), interface=self.interface, domain=self.domain,
-            timeout_s=self.connect_timeout_s, is_stamped=self.stamp == "sender",
+            bundle, images, info_topics(self.camera_infos, images), interface=self.interface,
+            domain=self.domain, timeout_s=self.connect_timeout_s, is_stamped=self.stamp == "sender",
         )  # fmt: skip
 
 
@@ -92,12 +97,22 @@ def named(field: str, words: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def check_topics(**fields: tuple[str, ...]) -> None:
+    """Refuse settings that are no camera:topic; ValueError."""
+    for field, words in fields.items():
+        for topic in named(field, words).values():
+            wire_name(topic)
+
+
 def image_topics(words: tuple[str, ...], bundle: Bundle) -> dict[str, str]:
-    """Return the DDS topic of each of the bundle's cameras; UserError where one is named that it has not."""
-    told = named("images", words)
-    if odd := sorted(set(told) - set(bundle.cameras)):
-        raise UserError(unknown("camera", odd[0], bundle.cameras))
-    return {name: wire_name(told.get(name, f"{name}/image")) for name in bundle.cameras}
+    """Return the DDS topic of the pictures of each of the bundle's cameras; see `_told`."""
+    return _told("images", words, {name: f"rt/{name}/image" for name in bundle.cameras})
+
+
+def info_topics(words: tuple[str, ...], images: Mapping[str, str]) -> dict[str, str]:
+    """Return the DDS topic of each camera's CameraInfo, by default beside its pictures; see `_told`."""
+    beside = {name: f"{topic.rpartition('/')[0]}/camera_info" for name, topic in images.items()}
+    return _told("camera_infos", words, beside)
 
 
 def wire_name(topic: str) -> str:
@@ -126,6 +141,9 @@ class Ros2Robot:
         ))  # fmt: skip
         self._state: _State | None = None
         self._sent: np.ndarray | None = None
+        self._reads_imu = bool(channels_read(bundle))
+        self._imu: ImuReading | None = None
+        self._take_imu: Callable[[], Arrived | None] = lambda: None
 
     def connect(self) -> None:
         """See Robot.connect."""
@@ -134,6 +152,8 @@ class Ros2Robot:
         try:
             self._state = state = self._line.open(self._parse, self._cfg.connect_timeout_s)
             self._check_clock(state)
+            if self._reads_imu:
+                self._find_imu()
         except (
             RuntimeError,
             ValueError,
@@ -143,26 +163,21 @@ class Ros2Robot:
 
     def read(self) -> JointReading:
         """See Robot.read."""
-        for arrived in self._line.take():
-            with contextlib.suppress(Foreign):
-                self._state = self._parse(arrived)
+        for state in self._line.states(self._parse):
+            self._state = state
         state = self._state
-        if state is None:
-            raise RuntimeError("the robot is not connected")
-        if (old := time.monotonic() - state.captured_s) > self._cfg.state_timeout_s:
-            raise TimeoutError(f"no new joint state on {self._line.address.states} for {old:.3f} s")
+        assert state is not None, "a line that is open without a state"
+        self._line.check_age(state.captured_s, self._cfg.state_timeout_s)
+        self._feel()
         return JointReading(
             captured_s=state.captured_s, position=state.position, velocity=state.velocity,
             target=np.full(len(self._names), np.nan, np.float32), strangers=self._line.strangers,
+            imu=self._imu,
         )  # fmt: skip
 
     def write(self, command: Command) -> np.ndarray:
         """See Robot.write."""
-        sent = np.array(command.target, np.float32)
-        if sent.shape != (len(self._names),) or not np.isfinite(sent).all():
-            raise RuntimeError(
-                f"not sent: {len(self._names)} finite joint targets wanted, got {sent.tolist()}"
-            )
+        sent = finite_targets(command, len(self._names))
         self._line.send(self._bytes(sent, rest=False), command.stamp_s)
         self._sent = sent
         return sent.copy()
@@ -180,7 +195,7 @@ class Ros2Robot:
         finally:
             line.close()
             line.has_written = False
-            self._state = self._sent = None
+            self._state = self._sent = self._imu = None
 
     def _bytes(self, target: np.ndarray, *, rest: bool) -> bytes:
         if self._type is JOINT_TRAJECTORY:
@@ -215,13 +230,44 @@ class Ros2Robot:
                 odd = self._names[int(np.argmin(np.isfinite(value)))]
                 raise RuntimeError(f"a joint state in which the {kind} of {odd!r} is not finite")
             values.append(value)
-        stamp_ns, captured_s = nanoseconds_of(content["header"]["stamp"]), arrived.captured_s
-        if self._cfg.stamp == "sender":
-            captured_s = self._line.stamps.captured(stamp_ns, arrived.arrived_s)
-        lag_s = self._line.stamps.lag(stamp_ns, arrived.arrived_s)
-        if self._cfg.stamp == "sender" and lag_s < -CLOCK_SLACK_S:  # any state would look new
-            raise RuntimeError(f"joint states are stamped {lag_s:.3f} s before they arrive; {CLOCKS_DIFFER}")
+        captured_s, lag_s = self._captured("joint states are", content, arrived)
         return _State(captured_s=captured_s, lag_s=lag_s, position=values[0], velocity=values[1])
+
+    def _captured(self, what: str, content: Content, arrived: Arrived) -> tuple[float, float]:
+        """Return when a message was captured, and how long after its stamp it arrived."""
+        stamp_ns = nanoseconds_of(content["header"]["stamp"])
+        lag_s = self._line.stamps.lag(stamp_ns, arrived.arrived_s)
+        if self._cfg.stamp != "sender":
+            return arrived.captured_s, lag_s
+        if lag_s < -CLOCK_SLACK_S:  # any state would look new
+            raise RuntimeError(f"{what} stamped {lag_s:.3f} s before they arrive; {CLOCKS_DIFFER}")
+        return self._line.stamps.captured(stamp_ns, arrived.arrived_s), lag_s
+
+    def _find_imu(self) -> None:
+        topic = wire_name(self._cfg.imu)
+        self._take_imu = self._line.newest(topic, IMU)
+        deadline = time.monotonic() + self._cfg.connect_timeout_s
+        while self._imu is None:
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"the policy reads an IMU; none on {topic} within {self._cfg.connect_timeout_s:g} s"
+                )
+            time.sleep(0.005)
+            self._feel()
+
+    def _feel(self) -> None:
+        """Take the newest of the IMU, if one has come."""
+        if (arrived := self._take_imu()) is None:
+            return
+        try:
+            content = decode(IMU, arrived.data)
+        except ValueError as error:
+            raise RuntimeError(f"a broken message of the IMU: {error}") from None
+        turn, rate = content["orientation"], content["angular_velocity"]
+        captured_s, _ = self._captured("messages of the IMU are", content, arrived)
+        self._imu = felt(
+            captured_s, np.array([turn[name] for name in "wxyz"]), np.array([rate[name] for name in "xyz"])
+        )
 
     def _check_clock(self, state: _State) -> None:
         """Refuse a sender whose clock is not ours."""
@@ -238,6 +284,14 @@ class _State:
     lag_s: float  # from its stamp to its arrival
     position: np.ndarray  # (A,) float32 rad
     velocity: np.ndarray  # (A,) float32 rad/s
+
+
+def _told(field: str, words: tuple[str, ...], usual: Mapping[str, str]) -> dict[str, str]:
+    """Return each camera's DDS topic, the usual one unless told; UserError where there is no such camera."""
+    told = named(field, words)
+    if odd := sorted(set(told) - set(usual)):
+        raise UserError(unknown("camera", odd[0], usual))
+    return {**usual, **{name: wire_name(topic) for name, topic in told.items()}}
 
 
 def _order(controller: tuple[str, ...], ours: tuple[str, ...]) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from robokd.sim2real.cdr import TEXT, Array, Content, Message, Sequence
 
@@ -37,6 +39,18 @@ IMAGE = Message(
         "step": "uint32", "data": Sequence("uint8"),
     },
 )  # fmt: skip
+REGION = Message(
+    "sensor_msgs/msg/RegionOfInterest",
+    {**dict.fromkeys(("x_offset", "y_offset", "height", "width"), "uint32"), "do_rectify": "bool"},
+)
+CAMERA_INFO = Message(
+    "sensor_msgs/msg/CameraInfo",
+    {
+        "header": HEADER, "height": "uint32", "width": "uint32", "distortion_model": TEXT, "d": FLOATS,
+        "k": Array("float64", 9), "r": Array("float64", 9), "p": Array("float64", 12),
+        "binning_x": "uint32", "binning_y": "uint32", "roi": REGION,
+    },
+)  # fmt: skip
 IMU = Message(
     "sensor_msgs/msg/Imu",
     {
@@ -45,7 +59,7 @@ IMU = Message(
         "linear_acceleration": VECTOR, "linear_acceleration_covariance": Array("float64", 9),
     },
 )  # fmt: skip
-SPOKEN = (JOINT_STATE, JOINT_TRAJECTORY, FLOAT64_MULTI_ARRAY, IMAGE, IMU)
+SPOKEN = (JOINT_STATE, JOINT_TRAJECTORY, FLOAT64_MULTI_ARRAY, IMAGE, CAMERA_INFO, IMU)
 
 
 def header(stamp_ns: int = 0, frame_id: str = "") -> Content:
@@ -69,6 +83,29 @@ def joint_state(names: tuple[str, ...], position: np.ndarray, velocity: np.ndarr
     return {
         "header": header(stamp_ns), "name": list(names), "position": position, "velocity": velocity,
         "effort": np.zeros(0),
+    }  # fmt: skip
+
+
+def imu(orientation: np.ndarray, gyro: np.ndarray, stamp_ns: int) -> Content:
+    """Return an Imu: (4,) wxyz and (3,) rad/s. It tells no acceleration, which a covariance of -1 says."""
+    nothing, turn, rate = np.zeros(9), orientation.tolist(), gyro.tolist()
+    return {
+        "header": header(stamp_ns), "orientation": dict(zip("wxyz", turn, strict=True)),
+        "orientation_covariance": nothing, "angular_velocity": dict(zip("xyz", rate, strict=True)),
+        "angular_velocity_covariance": nothing, "linear_acceleration": dict.fromkeys("xyz", 0.0),
+        "linear_acceleration_covariance": np.array([-1.0, *nothing[1:]]),
+    }  # fmt: skip
+
+
+def camera_info(lens: Mapping[str, float], width: int, height: int, stamp_ns: int) -> Content:
+    """Return a CameraInfo of a lens without distortion: fx, fy, cx, cy in px."""
+    k = np.array([lens["fx"], 0, lens["cx"], 0, lens["fy"], lens["cy"], 0, 0, 1.0])
+    region = {**dict.fromkeys(("x_offset", "y_offset", "height", "width"), 0), "do_rectify": False}
+    return {
+        "header": header(stamp_ns), "height": height, "width": width, "distortion_model": "plumb_bob",
+        "d": np.zeros(5), "k": k, "r": np.eye(3).ravel(),
+        "p": np.hstack([k.reshape(3, 3), np.zeros((3, 1))]).ravel(), "binning_x": 0, "binning_y": 0,
+        "roi": region,
     }  # fmt: skip
 
 

@@ -44,8 +44,11 @@ def check_age(channel: str, captured_s: float, now_s: float, budget_s: float) ->
 
 
 def check_joints(reading: JointReading) -> None:
-    """Refuse joints that do not read finite numbers, and a robot that somebody else commands too."""
-    for name, values in (("position", reading.position), ("velocity", reading.velocity)):
+    """Refuse joints or an IMU that read no finite numbers, and a robot that somebody else commands too."""
+    measured = {"position": reading.position, "velocity": reading.velocity}
+    if reading.imu is not None:
+        measured |= {"gyro": reading.imu.gyro, "gravity": reading.imu.gravity}
+    for name, values in measured.items():
         if not np.isfinite(values).all():
             raise SafetyStop("non_finite_joints", f"the robot's {name} reads {values.tolist()}")
     if reading.strangers:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from robokd.sim2real.board import Board
 from robokd.sim2real.guard_link import GuardLink, State
+from robokd.sim2real.imu import channels_read
 from robokd.sim2real.process import Process
+from robokd.sim2real.robot import ImuReading
 from robokd.sim2real.safety import SafetyStop, check_age, check_pictures, joints_budget_s
 
 from robokd.export.bundle import Bundle
@@ -26,7 +28,8 @@ POLL_S = 0.3e-3
 class Reading:
     """What the policy sees of one moment; the arrays are the reader's and never written again."""
 
-    channels: dict[str, np.ndarray]  # joint_pos, joint_vel, joint_target (A,), and pictures by camera
+    # joint_pos, joint_vel, joint_target (A,); gyro, gravity (3,) if the policy reads them; pictures by camera
+    channels: dict[str, np.ndarray]
     captured_s: dict[str, float]  # when each channel was measured
     read_s: float  # when they were read, after all of them
     numbers: dict[str, int]  # of the pictures, by camera: a picture that is new has another
@@ -44,6 +47,7 @@ class Senses:
         self._ages_s = {name: manifest["ages_s"][name] for name in self._cameras}
         self._behind_s = {name: manifest["latency_s"][name] for name in self._cameras}
         self._joints_s = joints_budget_s(bundle)
+        self._imu = channels_read(bundle)
 
     def read(self, clock: Callable[[], float] = time.monotonic) -> Reading:
         """Return the newest that there is; SafetyStop where it is too old, or was never there."""
@@ -63,12 +67,27 @@ class Senses:
             raise SafetyStop(stop.kind, self._blame(stop.message)) from None
         state = matched(self._link.states, wanted_s(newest.captured_s, seen_s, self._behind_s))
         joints = {"joint_pos": state.position, "joint_vel": state.velocity, "joint_target": newest.anchor}
+        body, felt_s = self._feel(newest, state, now_s)
         return Reading(
-            channels=joints | {name: frame.image for name, (frame, _) in frames.items()},
-            captured_s=dict.fromkeys(joints, state.captured_s) | seen_s, read_s=now_s,
+            channels=joints | body | {name: frame.image for name, (frame, _) in frames.items()},
+            captured_s=dict.fromkeys(joints, state.captured_s) | felt_s | seen_s, read_s=now_s,
             numbers={name: number for name, (_, number) in frames.items()},
             anchor=newest.anchor, rate=newest.rate,
         )  # fmt: skip
+
+    def _feel(
+        self, newest: State, state: State, now_s: float
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Return what the policy reads of the IMU, and when that was measured; SafetyStop if it is old."""
+        if not self._imu:
+            return {}, {}
+        if newest.imu is None or state.imu is None:
+            raise SafetyStop(
+                "stale_imu", f"the policy reads {', '.join(self._imu)}, and the robot tells no IMU"
+            )
+        check_age("imu", newest.imu.captured_s, now_s, self._joints_s)
+        body = {name: getattr(state.imu, name) for name in self._imu}
+        return body, dict.fromkeys(body, state.imu.captured_s)
 
     def wait_for_picture(self, after_s: float, timeout_s: float) -> None:
         """Wait until every camera has shown one that was taken after this time, or until the time is over."""
@@ -108,9 +127,19 @@ def matched(states: Sequence[State], moment_s: float) -> State:
                 captured_s=moment_s, position=_between(before.position, after.position, share),
                 velocity=_between(before.velocity, after.velocity, share), anchor=before.anchor,
                 rate=before.rate, mode=before.mode, token=before.token, origin=before.origin,
+                imu=_turned(before.imu, after.imu, share),
             )  # fmt: skip
         after = before
     return after
+
+
+def _turned(before: ImuReading | None, after: ImuReading | None, share: float) -> ImuReading | None:
+    if before is None or after is None:
+        return None
+    return ImuReading(
+        captured_s=before.captured_s + share * (after.captured_s - before.captured_s),
+        gyro=_between(before.gyro, after.gyro, share), gravity=_between(before.gravity, after.gravity, share),
+    )  # fmt: skip
 
 
 def _between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:

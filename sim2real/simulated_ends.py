@@ -14,10 +14,20 @@ import numpy as np
 from robokd.sim2real import unitree_types
 from robokd.sim2real.cdr import decode, encode
 from robokd.sim2real.dds import MonotonicStamps, Participant, Sample
+from robokd.sim2real.imu import orientation
 from robokd.sim2real.robot import Frame, JointReading
 from robokd.sim2real.ros2 import wire_name
 from robokd.sim2real.ros2_cameras import image
-from robokd.sim2real.ros2_types import IMAGE, JOINT_STATE, JOINT_TRAJECTORY, joint_state
+from robokd.sim2real.ros2_types import (
+    CAMERA_INFO,
+    IMAGE,
+    IMU,
+    JOINT_STATE,
+    JOINT_TRAJECTORY,
+    camera_info,
+    imu,
+    joint_state,
+)
 from robokd.sim2real.unitree import COMMANDS, STATES, gains
 from robokd.sim2real.unitree_types import GO_COMMAND, GO_STATE
 
@@ -62,25 +72,31 @@ class SimulatedEnd(Protocol):
 
 
 class _Pictures:
-    """Publishes pictures as ROS 2 images on <camera>/image."""
+    """Publishes pictures as ROS 2 images on <camera>/image, and the lens beside on <camera>/camera_info."""
 
     def __init__(self, line: Participant, bundle: Bundle) -> None:
-        self._specs, self._stamps = bundle.cameras, MonotonicStamps()
+        self._specs, self._optics, self._stamps = bundle.cameras, bundle.manifest["optics"], MonotonicStamps()
         self._writers = {name: line.writer(wire_name(f"{name}/image"), IMAGE) for name in bundle.cameras}
+        self._infos = {
+            name: line.writer(wire_name(f"{name}/camera_info"), CAMERA_INFO) for name in bundle.cameras
+        }
 
     def show(self, frame: Frame) -> None:
-        content = image(frame, self._specs[frame.camera], self._stamps.stamp(frame.captured_s))
-        self._writers[frame.camera].write(encode(IMAGE, content))
+        spec, stamp_ns = self._specs[frame.camera], self._stamps.stamp(frame.captured_s)
+        self._writers[frame.camera].write(encode(IMAGE, image(frame, spec, stamp_ns)))
+        lens = camera_info(self._optics[frame.camera], spec.width, spec.height, stamp_ns)
+        self._infos[frame.camera].write(encode(CAMERA_INFO, lens))
 
 
 class Ros2End:
-    """JointState on joint_states, JointTrajectory on joint_commands: its last point is taken at once."""
+    """JointState on joint_states, Imu on imu; of a JointTrajectory on joint_commands the last point."""
 
     def __init__(self, bundle: Bundle, interface: str, domain: int) -> None:
         self.refused: Counter[str] = Counter()
         self._names, self._stamps = bundle.action.names, MonotonicStamps()
         self._line = line = Participant(interface, domain)
         self._states = line.writer("rt/joint_states", JOINT_STATE)
+        self._imu = line.writer("rt/imu", IMU)
         self._commands = line.reader("rt/joint_commands", JOINT_TRAJECTORY, depth=DEPTH)
         self._pictures = _Pictures(line, bundle)
         self.show, self.wait = self._pictures.show, line.wait
@@ -90,6 +106,9 @@ class Ros2End:
         stamp_ns = self._stamps.stamp(reading.captured_s)
         state = joint_state(self._names, reading.position, reading.velocity, stamp_ns)
         self._states.write(encode(JOINT_STATE, state))
+        if reading.imu is not None:
+            stamp_ns = self._stamps.stamp(reading.imu.captured_s)
+            self._imu.write(encode(IMU, imu(orientation(reading.imu.gravity), reading.imu.gyro, stamp_ns)))
 
     def hear(self) -> list[Heard]:
         """See SimulatedEnd.hear."""
@@ -98,7 +117,7 @@ class Ros2End:
 
     def close(self) -> None:
         """See SimulatedEnd.close."""
-        del self._states, self._commands, self._pictures, self.show, self.wait
+        del self._states, self._imu, self._commands, self._pictures, self.show, self.wait
         self._line.close()
 
     def _target(self, data: bytes) -> np.ndarray | None:
@@ -139,6 +158,9 @@ class UnitreeEnd:
         row["tick"] = round((reading.captured_s - self._begun_s) * 1e3) % 2**32
         row["motor_state"]["q"][: self._count] = reading.position
         row["motor_state"]["dq"][: self._count] = reading.velocity
+        if reading.imu is not None:
+            row["imu_state"]["quaternion"] = orientation(reading.imu.gravity)
+            row["imu_state"]["gyroscope"] = reading.imu.gyro
         self._states.write(unitree_types.encode(GO_STATE, row))
 
     def hear(self) -> list[Heard]:

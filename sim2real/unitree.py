@@ -1,12 +1,12 @@
 """Unitree's robots at their lowest level: LowState in, LowCmd out, over the same DDS as ROS 2.
 
 The robot's own controllers must have been switched off (motion switcher), or they write commands too and the
-run stops. LowState has no time: a state counts from its arrival (`ArrivalTimes`), one with an old tick not.
+run stops. LowState has no time: a state counts from its arrival (`ArrivalTimes`), if its tick is newer than
+the last one's. A robot that starts again begins at tick 0: to this run it has fallen silent.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from robokd.sim2real import unitree_types
 from robokd.sim2real.dds import check_address
-from robokd.sim2real.dds_line import Address, Arrived, Foreign, Line
+from robokd.sim2real.dds_line import Address, Arrived, Foreign, Line, check_timeouts, finite_targets
+from robokd.sim2real.imu import channels_read, felt
 from robokd.sim2real.robot import Command, JointReading
-from robokd.sim2real.ros2 import STOP_KEYS, image_topics, named, wire_name
+from robokd.sim2real.ros2 import STOP_KEYS, check_topics, image_topics, info_topics, named
 from robokd.sim2real.ros2_cameras import Ros2Cameras
 from robokd.sim2real.unitree_types import FAMILIES
 
@@ -46,6 +47,7 @@ class UnitreeRobotCfg:
     mode_pr: int = 0  # hg only: 0 = ankles and waist by pitch and roll, 1 = by their motors
     damping: float = 5.0  # N m s/rad of every motor at the stop, and always of motors without a joint
     images: tuple[str, ...] = ()  # camera:topic, of cameras whose ROS topic is not <camera>/image
+    camera_infos: tuple[str, ...] = ()  # camera:topic, of cameras whose camera_info is not beside their image
     connect_timeout_s: float = 5.0  # for the first state and the first picture of every camera
     state_timeout_s: float = 0.1  # without a state, after which the robot counts as lost
     command_timeout_s: float = 0.0  # after which the robot itself stops without commands; 0 = never
@@ -58,13 +60,13 @@ class UnitreeRobotCfg:
                 raise ValueError(f"robot.{name}: {unknown('way', getattr(self, name), known)}")
         if self.mode_pr not in MODES_PR:
             raise ValueError(f"robot.mode_pr must be 0 or 1, got {self.mode_pr}")
-        for name in ("connect_timeout_s", "state_timeout_s", "damping"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"robot.{name} must be > 0, got {getattr(self, name)}")
-        if not self.command_timeout_s >= 0:
-            raise ValueError(f"robot.command_timeout_s must be >= 0 s, got {self.command_timeout_s}")
-        for topic in named("images", self.images).values():
-            wire_name(topic)
+        check_timeouts(
+            connect_timeout_s=self.connect_timeout_s, state_timeout_s=self.state_timeout_s,
+            command_timeout_s=self.command_timeout_s,
+        )  # fmt: skip
+        if not self.damping > 0:
+            raise ValueError(f"robot.damping must be > 0 N m s/rad, got {self.damping}")
+        check_topics(images=self.images, camera_infos=self.camera_infos)
         for motor in named("motors", self.motors).values():
             if not motor.isdecimal():
                 raise ValueError(f"robot.motors: the number of a motor must be whole and >= 0, got {motor!r}")
@@ -75,9 +77,10 @@ class UnitreeRobotCfg:
 
     def cameras(self, *, bundle: Bundle, link: socket.socket | None) -> Ros2Cameras:
         """See RobotCfg.cameras."""
+        images = image_topics(self.images, bundle)
         return Ros2Cameras(
-            bundle, image_topics(self.images, bundle), interface=self.interface, domain=self.domain,
-            timeout_s=self.connect_timeout_s, is_stamped=True,
+            bundle, images, info_topics(self.camera_infos, images), interface=self.interface,
+            domain=self.domain, timeout_s=self.connect_timeout_s, is_stamped=True,
         )  # fmt: skip
 
 
@@ -108,6 +111,11 @@ def gains(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
     return kp, kd
 
 
+def is_newer(tick: int, last: int) -> bool:
+    """Whether a tick, uint32, is less than half a turn of the counter after the last one."""
+    return 0 < (tick - last) % 2**32 < 2**31
+
+
 class UnitreeRobot:
     """The Robot protocol over LowCmd and LowState."""
 
@@ -118,12 +126,12 @@ class UnitreeRobot:
         self.command_timeout_s, self.stop_key = cfg.command_timeout_s or None, cfg.stop_key
         self._motors = motor_numbers(cfg.motors, bundle.action.names, self._family.motors)
         self._kp, self._kd = gains(bundle)
+        self._reads_imu = bool(channels_read(bundle))
         self._line = Line(Address(
             interface=cfg.interface, domain=cfg.domain, states=STATES, state_type=self._family.state,
             commands=COMMANDS, command_type=self._family.command,
         ))  # fmt: skip
         self._state: _State | None = None
-        self.damaged = 0  # states with a wrong CRC
 
     def connect(self) -> None:
         """See Robot.connect."""
@@ -137,30 +145,25 @@ class UnitreeRobot:
 
     def read(self) -> JointReading:
         """See Robot.read."""
-        for arrived in self._line.take():
-            with contextlib.suppress(Foreign):
-                self._state = self._parse(arrived)
+        for state in self._line.states(self._parse):
+            self._state = state
         state = self._state
-        if state is None:
-            raise RuntimeError("the robot is not connected")
-        if (old := time.monotonic() - state.captured_s) > self._cfg.state_timeout_s:
-            raise TimeoutError(f"no new state on {STATES} for {old:.3f} s ({self.damaged} damaged so far)")
+        assert state is not None, "a line that is open without a state"
+        self._line.check_age(state.captured_s, self._cfg.state_timeout_s)
         motors = state.row["motor_state"]
         position, velocity = motors["q"][self._motors], motors["dq"][self._motors]
         if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
             raise RuntimeError("a state in which a joint's position or velocity is not finite")
+        imu = state.row["imu_state"]
         return JointReading(
             captured_s=state.captured_s, position=position, velocity=velocity,
             target=np.full(len(position), np.nan, np.float32), strangers=self._line.strangers,
+            imu=felt(state.captured_s, imu["quaternion"], imu["gyroscope"]) if self._reads_imu else None,
         )  # fmt: skip
 
     def write(self, command: Command) -> np.ndarray:
         """See Robot.write."""
-        sent = np.array(command.target, np.float32)
-        if sent.shape != self._motors.shape or not np.isfinite(sent).all():
-            raise RuntimeError(
-                f"not sent: {len(self._motors)} finite joint targets wanted, got {sent.tolist()}"
-            )
+        sent = finite_targets(command, len(self._motors))
         row = self._damped()
         motors = row["motor_cmd"]
         motors["q"][self._motors] = sent
@@ -169,17 +172,25 @@ class UnitreeRobot:
         return sent
 
     def stop(self) -> None:
-        """Damp all motors, if anything was ever sent; then leave the wire."""
-        line = self._line
+        """Damp all motors, if anything was ever sent; then leave the wire.
+
+        Every write is tried, whatever became of the one before; the first that failed is raised at the end.
+        """
+        line, failed = self._line, []
         try:
             if line.is_open and line.has_written:
                 damped = unitree_types.encode(self._family.command, self._damped())
                 for _ in range(DAMPING_WRITES):
-                    line.send_last(damped)
+                    try:
+                        line.send_last(damped)
+                    except RuntimeError as error:
+                        failed.append(error)
                     time.sleep(DAMPING_S / DAMPING_WRITES)
         finally:
             line.close()
             line.has_written, self._state = False, None
+        if failed:
+            raise failed[0]
 
     def _damped(self) -> Any:  # noqa: ANN401 - a record, see unitree_types
         """Return a command under which every motor is damped."""
@@ -195,15 +206,15 @@ class UnitreeRobot:
         return row
 
     def _parse(self, arrived: Arrived) -> _State:
-        """Return the state; Foreign where it was damaged on its way."""
+        """Return the state; Foreign where it was damaged on its way, or is not newer than the last one."""
         try:
             row = unitree_types.decode(self._family.state, arrived.data)
         except ValueError as error:
-            self.damaged += 1
             raise Foreign(str(error)) from None
-        last = self._state
-        is_new = last is None or row["tick"] != last.row["tick"]
-        return _State(row=row, captured_s=arrived.captured_s if is_new or last is None else last.captured_s)
+        tick = int(row["tick"])
+        if self._state is not None and not is_newer(tick, last := int(self._state.row["tick"])):
+            raise Foreign(f"a state of tick {tick} after one of tick {last}")
+        return _State(row=row, captured_s=arrived.captured_s)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+GYRO, GRAVITY = (0.5, -1.0, 2.0), (0.6, 0.0, -0.8)
 _count = itertools.count()
 
 
@@ -42,7 +43,7 @@ class Follower:
         return command.target
 
     def read(self, timeout_s=None):
-        from robokd.sim2real.robot import Frame, JointReading
+        from robokd.sim2real.robot import Frame, ImuReading, JointReading
 
         now = time.monotonic()
         if timeout_s is None:
@@ -53,6 +54,10 @@ class Follower:
             return JointReading(
                 captured_s=0.0 if self.is_quiet else now, position=self.position,
                 velocity=(self.position - before) * 250, target=self.target,
+                imu=ImuReading(
+                    captured_s=now - 0.001, gyro=np.array(GYRO, np.float32),
+                    gravity=np.array(GRAVITY, np.float32),
+                ),
             )  # fmt: skip
         time.sleep(0.02)
         self.value = self.value % 250 + 1

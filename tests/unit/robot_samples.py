@@ -33,6 +33,13 @@ def proprio_spec() -> ObsSpec:
     return ObsSpec(group="proprio", role="proprio", terms=terms)
 
 
+def felt_spec() -> ObsSpec:
+    """Proprio that reads an IMU too."""
+    imu = {"gyro": "rad/s", "gravity": "1"}
+    terms = tuple(Term(name=name, elements=("x", "y", "z"), unit=unit) for name, unit in imu.items())
+    return ObsSpec(group="proprio", role="proprio", terms=(*proprio_spec().terms, *terms))
+
+
 def camera_spec() -> CameraSpec:
     return CameraSpec(name="front", width=4, height=3, position_m=(0.1, 1 / 3, np.pi))
 

@@ -209,22 +209,48 @@ def test_stamps_come_back_to_the_nanosecond_and_are_never_in_the_future():
         assert stamps.captured(stamps.stamp(captured + 3600), captured) == captured
 
 
+def sample(stamp_ns, writer=1):
+    return dds.Sample(data=b"", writer=writer, stamp_ns=stamp_ns)
+
+
 def test_a_message_that_was_held_up_is_as_old_as_it_is():
     times, hour_ns = dds.ArrivalTimes(), 3600 * 10**9  # the sender's clock is an hour off
     for i in range(100):
         held_s = 0.5 if i == 50 else 0.001 * (i % 3)
         measured_s = 10 + 0.02 * i
-        got = times.captured(round(measured_s * 1e9) + hour_ns, measured_s + 0.003 + held_s)
+        got = times.captured(sample(round(measured_s * 1e9) + hour_ns), measured_s + 0.003 + held_s)
         assert got == pytest.approx(measured_s + 0.003, abs=1e-4 * 2)  # the drift that is allowed for
-    assert times.captured(0, 20.0) == 20.0
+    assert times.captured(sample(0), 20.0) == 20.0
 
 
 def test_clocks_that_drift_apart_do_not_make_every_message_old():
     times, ages = dds.ArrivalTimes(), []
     for i in range(1000):
         now = 10 + i
-        ages.append(now - times.captured(round((now * (1 - 50e-6)) * 1e9), now))
+        ages.append(now - times.captured(sample(round((now * (1 - 50e-6)) * 1e9)), now))
     assert max(ages) < 1e-3
+
+
+def test_each_sender_has_a_clock_of_its_own():
+    times = dds.ArrivalTimes()
+    for i in range(20):
+        now = 10 + 0.02 * i
+        for writer in (1, 2, 3):  # each an hour behind the one before
+            stamp_ns = round((now + 3600 * (5 - writer)) * 1e9)
+            assert times.captured(sample(stamp_ns, writer), now + 0.001) == pytest.approx(
+                now + 0.001, abs=1e-5
+            )
+
+
+def test_the_clocks_of_writers_that_are_long_gone_are_forgotten_and_no_other():
+    times = dds.ArrivalTimes()
+    times.captured(
+        sample(10**9, writer=0), 5.0
+    )  # the quickest of a sender that goes on: 4 s between the clocks
+    for writer in range(1, 1000):
+        times.captured(sample(10**9, writer), 5.0)
+        assert times.captured(sample(2 * 10**9, writer=0), 6.5) == pytest.approx(6.0, abs=1e-3)
+    assert len(times._clocks) <= dds.SENDERS
 
 
 def test_the_stamps_of_two_processes_differ_by_little():
@@ -294,6 +320,47 @@ def test_bytes_arrive_as_they_were_written_with_their_time():
     assert [one.stamp_ns for one in got] == [1_000_000_007, 2_000_000_014, 3_000_000_021]
     assert own.take() == []
     assert "rt/joint_states (sensor_msgs::msg::dds_::JointState_)" in participant.topics()
+
+
+def test_the_writers_of_a_topic_are_known_by_their_gid_until_they_are_deleted():
+    pytest.importorskip("cyclonedds")
+    domain = free_domain()
+    participant, other = dds.Participant("lo", domain), dds.Participant("lo", domain)
+    reader = participant.reader("rt/joint_states", ros2_types.JOINT_STATE, depth=16)
+    assert reader.sources() == {}
+    # handles are random, and half of them are negative as signed numbers
+    writers = [other.writer("rt/joint_states", ros2_types.JOINT_STATE) for _ in range(10)]
+    assert until(lambda: len(reader.sources()) == 10)
+    for writer in writers:
+        writer.write(
+            cdr.encode(ros2_types.JOINT_STATE, ros2_types.joint_state((), np.ones(0), np.ones(0), 1))
+        )
+    gids = [writer._writer.guid.bytes.hex(".") for writer in writers]
+    handles: list[int] = []
+    assert until(lambda: handles.extend(one.writer for one in reader.take()) or len(handles) == 10)
+    assert reader.sources() == dict(zip(handles, gids, strict=True))
+    writers.clear()
+    del writer
+    assert until(lambda: not reader.sources())
+
+
+def test_a_reader_that_shall_not_wake_does_not():
+    pytest.importorskip("cyclonedds")
+    participant = dds.Participant("lo", free_domain())
+    loud = participant.reader("rt/a", ros2_types.JOINT_STATE, depth=1)
+    still = participant.reader("rt/b", ros2_types.JOINT_STATE, depth=1, wakes=False)
+    writer = participant.writer("rt/b", ros2_types.JOINT_STATE)
+    assert until(writer.takers)
+    writer.write(cdr.encode(ros2_types.JOINT_STATE, ros2_types.joint_state((), np.ones(0), np.ones(0), 1)))
+    assert not participant.wait(0.1)
+    assert (len(still.take()), len(loud.take())) == (1, 0)
+
+
+def until(claim, seconds=3.0):
+    end = time.monotonic() + seconds
+    while not (found := claim()) and time.monotonic() < end:
+        time.sleep(0.005)
+    return found
 
 
 def test_the_process_of_the_other_tests_ends_with_its_input(tmp_path):

@@ -18,9 +18,12 @@ from robokd.sim2real.packets import (
     Packet,
     decode,
     encode,
+    imu_of,
+    imu_values,
     layouts,
     pair,
 )  # fmt: skip
+from robokd.sim2real.robot import ImuReading
 
 SIZE = 2
 KNOWN = layouts(SIZE)
@@ -279,3 +282,21 @@ def test_a_channel_has_its_own_socket_kind():
     with left, right:
         assert left.type & socket.SOCK_SEQPACKET == socket.SOCK_SEQPACKET
         assert JSON_KINDS  # some kinds have no layout
+
+
+def test_an_imu_comes_as_it_was_sent_and_none_as_none(ends):
+    left, right = ends
+    told = ImuReading(
+        captured_s=12.25,
+        gyro=np.array([0.5, 1, -2], np.float32),
+        gravity=np.array([0, 0.6, -0.8], np.float32),
+    )
+    for kind in (Kind.STATE, Kind.JOINTS):
+        for imu in (told, None):
+            left.send(kind, captured_s=12.5, **imu_values(imu))
+            found = imu_of(right.receive()[0].row)
+            assert (found is None) == (imu is None)
+            if found is not None:
+                assert found.captured_s == 12.25
+                assert found.gyro.tolist() == told.gyro.tolist()
+                assert found.gravity.tolist() == told.gravity.tolist()

@@ -6,15 +6,17 @@ import time
 
 import numpy as np
 import pytest
-from dds_robot import RobotProcess, free_domain
+from dds_robot import GRAVITY, GYRO, RobotProcess, free_domain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from robokd.sim2real.cdr import decode, encode
 from robokd.sim2real.dds import Participant
+from robokd.sim2real.dds_line import MOST_BYTES
 from robokd.sim2real.robot import Command, Frame
-from robokd.sim2real.ros2 import Ros2RobotCfg, wire_name
+from robokd.sim2real.ros2 import Ros2RobotCfg, image_topics, info_topics, wire_name
 from robokd.sim2real.ros2_cameras import image, picture
 from robokd.sim2real.ros2_types import (
+    CAMERA_INFO,
     FLOAT64_MULTI_ARRAY,
     IMAGE,
     JOINT_STATE,
@@ -24,11 +26,11 @@ from robokd.sim2real.ros2_types import (
     joint_state,
     joint_trajectory,
 )
-from robot_samples import JOINTS, camera_spec, make_bundle
+from robot_samples import JOINTS, camera_spec, felt_spec, make_bundle
 
 from robokd import UserError
 from robokd.config import compose, words
-from robokd.specs import CameraSpec
+from robokd.specs import CameraSpec, to_dict
 from robokd.vision.encode import encode as encoded
 
 pytest.importorskip("cyclonedds")
@@ -81,6 +83,27 @@ def test_joints_and_commands_pass_between_two_processes(robot, process):
     assert until(lambda: np.abs(robot.read().position - sent[-1]).max() < 1e-3)
     assert robot.read().captured_s > first.captured_s
     assert robot.read().strangers == 0
+
+
+def test_a_policy_that_reads_an_imu_is_given_it(process, tmp_path):
+    bundle = make_bundle(tmp_path / "felt.robokd", observations={"proprio": to_dict(felt_spec())})
+    robot = Ros2RobotCfg(domain=process.domain, state_timeout_s=2.0).joints(bundle=bundle, link=None)
+    robot.connect()
+    try:
+        found = robot.read().imu
+        assert until(lambda: robot.read().imu.captured_s > found.captured_s)
+    finally:
+        robot.stop()
+    assert found.gyro == pytest.approx(GYRO)
+    assert found.gravity == pytest.approx(GRAVITY, abs=1e-6)
+    assert 0 < time.monotonic() - found.captured_s < 5
+
+
+def test_a_policy_that_reads_an_imu_is_refused_a_robot_without_one(process, tmp_path):
+    bundle = make_bundle(tmp_path / "felt.robokd", observations={"proprio": to_dict(felt_spec())})
+    cfg = Ros2RobotCfg(domain=process.domain, state_timeout_s=2.0, connect_timeout_s=1.0, imu="body/imu")
+    with pytest.raises(UserError, match="the policy reads an IMU; none on rt/body/imu within 1 s"):
+        cfg.joints(bundle=bundle, link=None).connect()
 
 
 def test_a_command_carries_the_time_that_it_counts_from(robot, process):
@@ -213,7 +236,7 @@ def node():
         ),
         (
             lambda: state(("finger", "thumb")),
-            r"heard: joints finger, thumb, the bundle's are shoulder, elbow",
+            r"passed over \d+, the last: joints finger, thumb, the bundle's are shoulder, elbow",
         ),
         (lambda: state(position=(0.1, np.nan)), r"the position of 'elbow' is not finite"),
         (lambda: state(velocity=(np.inf, 0)), r"the velocity of 'shoulder' is not finite"),
@@ -269,6 +292,202 @@ def test_a_robot_that_falls_silent_is_lost_and_one_without_a_controller_is_not_c
     robot.stop()
 
 
+@pytest.fixture
+def listening(bundle):
+    """A driver that has heard one state of a node, which fell silent then, and another node beside it."""
+    one = Publisher(free_domain())
+    robot = Ros2RobotCfg(domain=one.domain, state_timeout_s=0.5).joints(bundle=bundle, link=None)
+    with one.saying(state):
+        robot.connect()
+    robot.read()
+    other = Publisher(one.domain)
+    assert until(other.states.takers)
+    yield robot, one, other
+    robot.stop()
+
+
+def test_a_message_that_is_too_large_for_a_state_is_passed_over_undecoded_and_told(listening):
+    robot, one, _ = listening
+    at = robot.read().position
+    names = (*JOINTS, *(f"joint_{i}" for i in range(2000)))
+    data = encode(JOINT_STATE, state(names, np.full(2002, np.nan), np.full(2002, np.nan)))
+    assert len(data) > MOST_BYTES
+    one.states.write(data)  # decoded, it would be broken: RuntimeError
+    with pytest.raises(
+        TimeoutError, match=rf"passed over 1, the last: a message of {len(data)} bytes, .* at most"
+    ):
+        until(lambda: robot.read() is None)
+    one.states.write(encode(JOINT_STATE, state()))
+    assert until(lambda: not fails(robot.read))
+    assert robot.read().position.tolist() == at.tolist()
+
+
+def test_a_robot_of_many_joints_is_read(node, bundle):
+    names = (*(f"left_hand_ring_finger_{i:02}" for i in range(200)), *JOINTS)
+    values = np.zeros(202)
+    assert len(names[0]) == 24
+    reading = node.heard_by(
+        Ros2RobotCfg(domain=node.domain, state_timeout_s=2.0), bundle, lambda: state(names, values, values)
+    )
+    assert reading.position.tolist() == [0, 0]
+
+
+def fails(call):
+    try:
+        call()
+    except (RuntimeError, OSError):
+        return True
+    return False
+
+
+def test_a_second_node_that_states_our_joints_stops_the_run_by_name(listening):
+    robot, one, other = listening
+    one.states.write(encode(JOINT_STATE, state()))
+    assert until(lambda: not fails(robot.read))
+    other.states.write(encode(JOINT_STATE, state(position=(0.3, 0.3))))
+    gids = " and ".join(node.states._writer.guid.bytes.hex(".") for node in (one, other))
+    why = f"rt/joint_states: two writers state this robot's joints, wanted one; GIDs: {gids}"
+    with pytest.raises(RuntimeError, match=why):
+        until(lambda: robot.read() is None, 0.4)
+
+
+def test_a_node_that_states_other_joints_may_share_the_topic(listening):
+    robot, one, other = listening
+    for _ in range(20):
+        other.states.write(encode(JOINT_STATE, state(("finger", "thumb"))))
+        one.states.write(encode(JOINT_STATE, state()))
+        time.sleep(0.01)
+        assert robot.read().position.tolist() == np.array((0.1, 0.2), np.float32).tolist()
+
+
+def test_a_node_that_was_restarted_takes_over_once_the_old_one_has_left(listening):
+    robot, one, other = listening
+    one.states.write(encode(JOINT_STATE, state()))
+    assert until(lambda: not fails(robot.read))
+    del one.states
+    time.sleep(0.2)
+    other.states.write(encode(JOINT_STATE, state(position=(0.3, 0.4))))
+    wanted = np.array((0.3, 0.4), np.float32).tolist()
+    assert until(lambda: robot.read().position.tolist() == wanted)
+
+
+class Camera:
+    """A node that shows black pictures on front/image, and tells of its lens what a test wants."""
+
+    def __init__(self, domain, topic="rt/front/camera_info"):
+        self.line = Participant("lo", domain)
+        self.pictures = self.line.writer("rt/front/image", IMAGE)
+        self.infos = self.line.writer(topic, CAMERA_INFO) if topic else None
+
+    @contextlib.contextmanager
+    def showing(self, info=None):
+        """Show it all the time."""
+        done, frame = (
+            threading.Event(),
+            Frame(camera="front", captured_s=0.0, image=np.zeros((1, 3, 4), np.uint8)),
+        )
+
+        def show():
+            while not done.wait(0.01):
+                self.pictures.write(encode(IMAGE, image(frame, camera_spec(), time.time_ns())))
+                if info is not None:
+                    self.infos.write(encode(CAMERA_INFO, info))
+
+        thread = threading.Thread(target=show)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def lens(bundle, **changes):
+    """A CameraInfo of the bundle's lens, but for some of fx, fy, cx, cy."""
+    lens = {**bundle.manifest["optics"]["front"], **changes}
+    k = np.array([lens["fx"], 0, lens["cx"], 0, lens["fy"], lens["cy"], 0, 0, 1])
+    return {
+        "header": header(), "width": 4, "height": 3, "distortion_model": "plumb_bob", "d": np.zeros(5),
+        "k": k, "r": np.eye(3).ravel(), "p": np.zeros(12), "binning_x": 0, "binning_y": 0,
+        "roi": {"x_offset": 0, "y_offset": 0, "width": 0, "height": 0, "do_rectify": False},
+    }  # fmt: skip
+
+
+def opened(bundle, domain, **fields):
+    cameras = Ros2RobotCfg(domain=domain, **fields).cameras(bundle=bundle, link=None)
+    cameras.connect()
+    return cameras
+
+
+def test_a_camera_with_the_bundles_lens_is_opened_without_a_word(bundle, capfd):
+    domain = free_domain()
+    with Camera(domain).showing(lens(bundle)):
+        cameras = opened(bundle, domain)
+        time.sleep(0.1)
+        for _ in range(5):  # what it says of its lens ends no wait for a picture
+            assert cameras.read(0.5).camera == "front"
+        cameras.stop()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_picture_counts_from_its_arrival_where_a_person_says_so(bundle):
+    domain = free_domain()
+    with Camera(domain).showing(lens(bundle)):
+        before = time.monotonic()
+        cameras = opened(bundle, domain, stamp="arrival")
+        frames = [cameras.read(0.5) for _ in range(5)]
+        cameras.stop()
+    captured = [before, *(frame.captured_s for frame in frames), time.monotonic()]
+    assert np.diff(captured).min() > 0
+
+
+def test_a_camera_with_another_lens_is_refused_by_what_differs(bundle):
+    domain, focal = free_domain(), bundle.manifest["optics"]["front"]["fx"]
+    why = (
+        rf"rt/front/camera_info: camera front: another lens than training's: got fx {2 * focal:.2f} px, "
+        rf"wanted {focal:.2f} \+- {0.02 * focal:.2f} px"
+    )
+    with Camera(domain).showing(lens(bundle, fx=2 * focal)), pytest.raises(UserError, match=why):
+        opened(bundle, domain)
+
+
+@pytest.mark.parametrize(
+    ("topic", "told"),
+    [(None, "nobody publishes its camera_info on rt/front/camera_info"), ("rt/front/camera_info", "nobody")],
+)
+def test_a_camera_that_tells_nothing_of_its_lens_is_opened_with_one_warning(bundle, capfd, topic, told):
+    domain = free_domain()
+    with Camera(domain, topic).showing():
+        opened(bundle, domain, connect_timeout_s=1.5).stop()
+    said = capfd.readouterr().err
+    assert f"warning: camera front: {told}" in said
+    assert said.endswith("; its intrinsics are not checked\n")
+    assert said.count("warning") == 1
+
+
+def test_a_camera_that_is_not_calibrated_is_opened_with_a_warning(bundle, capfd):
+    domain = free_domain()
+    with Camera(domain).showing(lens(bundle, fx=0.0)):
+        opened(bundle, domain).stop()
+    assert "camera front: it is not calibrated, says its camera_info" in capfd.readouterr().err
+
+
+def test_a_camera_tells_of_its_lens_beside_its_pictures_or_where_a_person_says(bundle):
+    assert info_topics((), image_topics((), bundle)) == {"front": "rt/front/camera_info"}
+    images = image_topics(("front:/cam/depth/image_rect_raw",), bundle)
+    assert info_topics((), images) == {"front": "rt/cam/depth/camera_info"}
+    assert info_topics((), {"front": "rt/image"}) == {"front": "rt/camera_info"}
+    assert info_topics(("front:/a/b",), images) == {"front": "rt/a/b"}
+    with pytest.raises(UserError, match=r"no camera named 'frnt'. Did you mean 'front'"):
+        info_topics(("frnt:a",), images)
+    domain = free_domain()
+    with (
+        Camera(domain, "rt/lens").showing(lens(bundle, cy=9.0)),
+        pytest.raises(UserError, match=r"got cy 9\.00"),
+    ):
+        opened(bundle, domain, camera_infos=("front:lens",))
+
+
 def test_a_position_controller_is_sent_its_joints_in_its_order(node, bundle):
     with pytest.raises(UserError, match=r"robot.command_joints .*shoulder, elbow.*got none"):
         Ros2RobotCfg(command="float64_multi_array").joints(bundle=bundle, link=None)
@@ -314,7 +533,9 @@ def test_topics_have_their_prefix():
         ("command", "joint_trajectry", "Did you mean 'joint_trajectory'"),
         ("stamp", "now", "Known: arrival, sender"), ("stop_key", "none", "Known: any, hold"),
         ("state_timeout_s", 0.0, "must be > 0 s"), ("command_timeout_s", -1.0, "must be >= 0 s"),
-        ("images", ("front:a b",), "is no ROS topic"),
+        ("images", ("front:a b",), "is no ROS topic"), ("camera_infos", ("front:a b",), "is no ROS topic"),
+        ("camera_infos", ("front",), "robot.camera_infos wants words like name:value"),
+        ("connect_timeout_s", -1.0, "must be > 0 s"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(field, value, why):

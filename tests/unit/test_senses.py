@@ -9,21 +9,22 @@ from hypothesis import strategies as st
 from robokd.sim2real.board import Board
 from robokd.sim2real.guard_link import State
 from robokd.sim2real.ladder import Rung
-from robokd.sim2real.robot import Frame
+from robokd.sim2real.robot import Frame, ImuReading
 from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.senses import Senses, matched, wanted_s
+from robot_samples import felt_spec, proprio_spec
 
 from robokd.specs import CameraSpec
 
 FRONT = CameraSpec(name="front", width=4, height=3, position_m=(0.1, 0.2, 0.3))
 
 
-def state(captured_s: float, position: float = 0.0, number: int = 0) -> State:
+def state(captured_s: float, position: float = 0.0, number: int = 0, imu: ImuReading | None = None) -> State:
     """Joints at a position and at minus that, at a rate of twice that."""
     row = np.array([position, -position], np.float32)
     return State(
         captured_s=captured_s, position=row, velocity=2 * row, anchor=row + np.float32(number), rate=row,
-        mode=Rung.FOLLOW, token=1, origin=number,
+        mode=Rung.FOLLOW, token=1, origin=number, imu=imu,
     )  # fmt: skip
 
 
@@ -108,7 +109,7 @@ class Link:
 
 
 BUNDLE = SimpleNamespace(
-    cameras={"front": FRONT}, observations={"proprio": None},
+    cameras={"front": FRONT}, observations={"proprio": proprio_spec()},
     manifest={
         "ages_s": {"proprio": 0.1, "front": 0.2}, "latency_s": {"proprio": [0, 0], "front": [0.0, 0.02]},
     },
@@ -126,8 +127,8 @@ def show(board: Board, captured_s: float, shade: int = 1) -> None:
     board.write(Frame(camera="front", captured_s=captured_s, image=np.full(FRONT.shape, shade, FRONT.dtype)))
 
 
-def senses(board: Board, *states: State, eyes=None) -> Senses:
-    return Senses(BUNDLE, Link(*states), board, eyes)  # type: ignore[arg-type]
+def senses(board: Board, *states: State, eyes=None, bundle=BUNDLE) -> Senses:
+    return Senses(bundle, Link(*states), board, eyes)  # type: ignore[arg-type]
 
 
 def test_a_reading_holds_the_newest_picture_and_the_joints_of_then(board):
@@ -182,3 +183,37 @@ def test_waiting_for_a_picture_ends_when_it_is_there_or_the_time_is_over(board):
     assert time.monotonic() - started < 1
     sight.wait_for_picture(5.0, 0.05)
     assert 0.05 <= time.monotonic() - started < 1
+
+
+TURNING = SimpleNamespace(
+    cameras=BUNDLE.cameras, manifest=BUNDLE.manifest, observations={"proprio": felt_spec()}
+)
+
+
+def imu(captured_s: float, rate: float = 0.0) -> ImuReading:
+    down = np.array([0, 0, -1], np.float32)
+    return ImuReading(captured_s=captured_s, gyro=np.full(3, rate, np.float32), gravity=down)
+
+
+def test_a_policy_that_reads_an_imu_is_given_it_as_it_was_when_the_joints_were(board):
+    show(board, 9.99)
+    told = [state(at, imu=imu(at - 0.001, rate)) for at, rate in ((9.99, 1.0), (10.03, 2.0))]
+    found = senses(board, *told, bundle=TURNING).read(lambda: 10.03)
+    # joints are wanted of 10.01, half way between the two
+    assert found.captured_s["joint_pos"] == pytest.approx(10.01)
+    assert found.channels["gyro"] == pytest.approx([1.5] * 3)
+    assert found.channels["gravity"] == pytest.approx([0, 0, -1])
+    assert found.captured_s["gyro"] == found.captured_s["gravity"] == pytest.approx(10.009)
+
+
+def test_a_policy_that_reads_no_imu_is_given_none(board):
+    show(board, 9.99)
+    found = senses(board, state(10.0, imu=imu(10.0))).read(lambda: 10.0)
+    assert not {"gyro", "gravity"} & set(found.channels)
+
+
+def test_an_imu_that_is_too_old_or_not_there_stops_a_policy_that_reads_it(board):
+    show(board, 9.99)
+    for told, said in ((imu(9.8), "imu is 0.2000 s old, at most 0.1 s"), (None, "the robot tells no IMU")):
+        with pytest.raises(SafetyStop, match=f"stale_imu: .*{said}"):
+            senses(board, state(10.0, imu=told), bundle=TURNING).read(lambda: 10.0)
