@@ -113,14 +113,17 @@ def deploy_apart(config: DeployConfig, resume: Run | None = None) -> Path:
 
     A deployment is not continued but done again. What the process refuses it says itself, on stderr.
     """
+    from robokd.sim2real.interrupts import one_interrupt
+
     command = [sys.executable, "-m", "robokd", "deploy", *words("deploy", config)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        output, _ = process.communicate()
-    except KeyboardInterrupt:
-        process.send_signal(SIGINT)  # a second one is ignored: it brings the robot to rest first
-        process.wait()
-        raise
+    with one_interrupt():  # also of SIGTERM: it is not to outlive who started it
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            output, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.send_signal(SIGINT)  # a second one is ignored: it brings the robot to rest first
+            process.wait()
+            raise
     if process.returncode == 0:
         return Path(output.strip().splitlines()[-1])
     if process.returncode == 3:

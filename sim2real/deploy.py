@@ -17,20 +17,23 @@ import numpy as np
 from robokd.sim2real.board import Board
 from robokd.sim2real.eyes import READY
 from robokd.sim2real.guard_link import READY_S, GuardLink
+from robokd.sim2real.interrupts import deafen, one_interrupt
 from robokd.sim2real.log import Log, LogError
 from robokd.sim2real.lookout import Lookout
-from robokd.sim2real.loop import Account, Crew, Pace, Plan, one_interrupt, run_loop
+from robokd.sim2real.loop import Account, Crew, Pace, Plan, run_loop
 from robokd.sim2real.packets import pair
 from robokd.sim2real.policy import Policy
-from robokd.sim2real.process import Process, prepare, quantiles
+from robokd.sim2real.process import PRIORITY, Process, pin, prioritise, quantiles
 from robokd.sim2real.robot import Plant, SimulatedCfg
 from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.senses import Senses
 from robokd.sim2real.shadow import Shadow
+from robokd.sim2real.stage import create_run, open_to_run
+from robokd.sim2real.stop_key import HOW
 
 from robokd import UserError
-from robokd.config import dump, words
-from robokd.export.bundle import Bundle, check_trust, read_bundle
+from robokd.config import words
+from robokd.export.bundle import Bundle
 from robokd.intervals import wilson
 from robokd.run import Run
 
@@ -49,17 +52,18 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
     A deployment is not continued but done again: a resumed one begins with its first episode. `connect` makes
     the two ends of the line between policy and guard.
     """
-    bundle = read_bundle(config.bundle, config.sha256)
-    check_bundle(config, bundle)
+    bundle = open_to_run(config.bundle, config.sha256, is_hardware=not is_simulated(config))
+    check_task(config, bundle)
     policy, plan = Policy(bundle), make_plan(config, bundle)
-    shadow = Shadow(read_bundle(config.shadow), bundle) if config.shadow else None
+    shadow = open_shadow(config, bundle)
     lookout = Lookout(bundle, config.mismatch, is_simulated=is_simulated(config))
     account, pace, stopped = Account(), Pace(bundle.action.control_dt), None
     with started(config, bundle, connect) as hands:
         lookout.inspect(hands.board, hands.plant)
-        # not before: robot and cameras would inherit the core and the priority
-        prepare(config.runtime.cores, 0, fifo=config.runtime.fifo)
-        run = resume or create_run(config, bundle)
+        pin(config.runtime.cores, 0)  # not before: robot and cameras would inherit the core
+        if config.runtime.fifo:
+            prioritise([0, *hands.pids()], PRIORITY)
+        run = resume or create_run(config, "deploy", bundle)
         hands.log_into(run.path)
         log = open_log(config, bundle, run)
         crew = Crew(
@@ -90,6 +94,13 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
         "robot_peak_rss_mb": report.get("peak_rss_mb"), "robot_log": report,
     }  # fmt: skip
     return written(run, content, stopped)
+
+
+def open_shadow(config: DeployConfig, bundle: Bundle) -> Shadow | None:
+    """Return the policy that is to run beside the bundle's, if there is one."""
+    if not config.shadow:
+        return None
+    return Shadow(open_to_run(config.shadow, is_hardware=not is_simulated(config)), bundle)
 
 
 def written(run: Run, content: dict[str, Any], stopped: SafetyStop | None) -> Path:
@@ -169,6 +180,10 @@ class Hands:
     alone_s: float = 0.0  # after which a simulated robot notices that nobody commands it
     folder: Path | None = None
 
+    def pids(self) -> list[int]:
+        """Return the numbers of those besides the guard, which sees to itself."""
+        return [one.pid for one in (self.eyes, self.plant) if one is not None]
+
     def log_into(self, folder: Path) -> None:
         """Let the processes keep their own files in the run's folder."""
         self.folder = folder
@@ -177,7 +192,8 @@ class Hands:
             self.plant.log_into(str(folder))
 
     def stop(self, kind: str, message: str) -> None:
-        """Bring the robot to rest, then end every process. Also twice."""
+        """Bring the robot to rest, then end every process: nothing interrupts that. Also twice."""
+        deafen()
         try:
             self.link.stop(kind, message)
         finally:
@@ -234,6 +250,9 @@ def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> It
         link.ready()
         if eyes is not None:
             wait_for(eyes, leash)
+            print(eyes.printed(), end="", file=sys.stderr, flush=True)  # what it warns of
+        if link.stop_key:
+            print(HOW[link.stop_key], file=sys.stderr, flush=True)
         try:
             yield hands
         finally:
@@ -248,20 +267,10 @@ def wait_for(eyes: Process, leash: socket.socket) -> None:
         raise UserError(f"the cameras cannot be opened: {eyes.fate()}")
 
 
-def check_bundle(config: DeployConfig, bundle: Bundle) -> None:
-    """Refuse a bundle for another task than the one that is asked for, and one that nobody vouches for."""
+def check_task(config: DeployConfig, bundle: Bundle) -> None:
+    """Refuse a bundle for another task than the one that is asked for."""
     if config.task and config.task != bundle.manifest["task"]:
         raise UserError(f"{bundle.path} is for task={bundle.manifest['task']}, not for task={config.task}")
-    if warning := check_trust(bundle, is_hardware=not is_simulated(config)):
-        print(f"warning: {warning}", file=sys.stderr)
-
-
-def create_run(config: DeployConfig, bundle: Bundle) -> Run:
-    """Return a fresh run folder whose parent is the bundle."""
-    return Run.create(
-        config.runs, task=bundle.manifest["task"], stage="deploy", config=dump(config), seed=config.seed,
-        parents=[{"path": str(bundle.path), "sha256": bundle.sha256}],
-    )  # fmt: skip
 
 
 def open_log(config: DeployConfig, bundle: Bundle, run: Run) -> Log:
@@ -291,6 +300,7 @@ def outcome(account: Account) -> dict[str, Any]:
     return {
         "success": wilson(account.successes),
         "ticks": account.ticks,
+        "rate_hz": len(account.periods_s) / sum(account.periods_s) if account.periods_s else None,
         "period_s": quantiles(account.periods_s),
         "inference_s": quantiles(account.inferences_s),
         "late_s": quantiles(account.late_s),

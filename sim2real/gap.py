@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from robokd.sim2real.log_reader import Recording, find_log, read_log
 from robokd.sim2real.replay import open_bundle
+from robokd.sim2real.stage import create_run
 from robokd.sim2real.trace import Trace, root_mean_square
 
 from robokd import UserError
-from robokd.config import dump
 from robokd.export.bundle import Bundle
-from robokd.files import sha256_of
 from robokd.run import Run
 from robokd.specs import CameraSpec
 
@@ -45,13 +44,7 @@ def gap(config: GapConfig, resume: Run | None = None) -> Path:
     if not traces:
         raise UserError(f"{path} holds no episode with commands and joints in it")
     positions = simulate(bundle, [trace for _, trace in traces])
-    run = resume or Run.create(
-        config.runs, task=bundle.manifest["task"], stage="gap", config=dump(config), seed=config.seed,
-        parents=[
-            {"path": str(path), "sha256": sha256_of(path)},
-            {"path": str(bundle.path), "sha256": bundle.sha256},
-        ],
-    )  # fmt: skip
+    run = resume or create_run(config, "gap", bundle, log=path)
     errors = [guess - trace.position for (_, trace), guess in zip(traces, positions, strict=True)]
     joints = joint_gap(bundle.action.names, np.concatenate(errors), config.joint_rad)
     pictures = {}

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import signal
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import NoReturn
 
 from robokd.sim2real.guard_link import GuardLink
 from robokd.sim2real.log import Log, Tick
@@ -26,10 +22,6 @@ SPIN_S = 0.5e-3  # the last part of a wait is spun: sleep wakes late
 SLACK = 0.1  # share of the period that a tick may begin late before its deadline counts as missed
 RESERVE_S = 2e-3  # of each period that the log may not use
 REHEARSAL_S = 1.0  # for an episode's first pictures
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, handled as Ctrl-C is."""
 
 
 @dataclass(kw_only=True)
@@ -195,30 +187,6 @@ def _log_sent(crew: Crew) -> None:
     for sent in crew.link.sents:
         crew.log.sent(sent)
     crew.link.sents.clear()
-
-
-@contextlib.contextmanager
-def one_interrupt() -> Iterator[None]:
-    """Let the first SIGINT, SIGTERM or SIGHUP raise, and none after it: what cleans up is not interrupted."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        for name in before:
-            signal.signal(name, signal.SIG_IGN)
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
-
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    if before[signal.SIGHUP] == signal.SIG_IGN:  # nohup
-        del before[signal.SIGHUP]
-    for name in before:
-        signal.signal(name, interrupt)
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 @contextlib.contextmanager

@@ -16,9 +16,11 @@ import select
 import socket
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from robokd.sim2real.log import Tick
 from robokd.sim2real.log_reader import Recording, find_log, read_log
 from robokd.sim2real.packets import pair
 from robokd.sim2real.robot import JOINT_CHANNELS, Command, Frame, JointReading
@@ -77,7 +79,8 @@ def scenes(recording: Recording, bundle: Bundle, *, pictures: bool = True) -> li
     found = []
     for first, last in zip(firsts, [*firsts[1:], len(ticks)], strict=True):
         part = ticks[first:last]
-        _check(recording, part, bundle, pictures=pictures)
+        for tick in part:
+            check_fits(tick, bundle, recording.path, pictures=pictures)
         if not part:
             continue
         whole = [
@@ -104,20 +107,25 @@ def scenes(recording: Recording, bundle: Bundle, *, pictures: bool = True) -> li
     return found
 
 
-def _check(recording: Recording, part: list[Any], bundle: Bundle, *, pictures: bool) -> None:
-    """Refuse ticks of another robot than the bundle is for."""
-    wanted = {name: ((bundle.action.size,), np.dtype(np.float32)) for name in JOINT_CHANNELS}
+def check_fits(tick: Tick, bundle: Bundle, path: Path, *, pictures: bool = True) -> None:
+    """Refuse a tick of the log at `path` that the bundle's policy cannot have been given."""
+    joints = (bundle.action.size,), np.dtype(np.float32)
+    wanted = dict.fromkeys((*JOINT_CHANNELS, "anchor", "rate"), joints)
     if pictures:
         wanted |= {name: (spec.shape, np.dtype(spec.dtype)) for name, spec in bundle.cameras.items()}
-    for tick in part:
-        for name, (shape, dtype) in wanted.items():
-            if name not in tick.channels or not math.isfinite(tick.captured_s[name]):
-                have = ", ".join(tick.channels)
-                raise UserError(f"{recording.path}: tick {tick.number} has no {name!r}. It has: {have}")
-            if ((array := tick.channels[name]).shape, array.dtype) != (shape, dtype):
-                got = f"{array.dtype} of shape {array.shape}"
-                wanted_here = f"{bundle.path} wants {dtype} of shape {shape}"
-                raise UserError(f"{recording.path}: {name!r} is {got}, {wanted_here}")
+    given = {**tick.channels, "anchor": tick.anchor, "rate": tick.rate}
+    for name, (shape, dtype) in wanted.items():
+        if name not in given or not math.isfinite(tick.captured_s.get(name, tick.begun_s)):
+            have = ", ".join(tick.channels)
+            raise UserError(
+                f"{path}: tick {tick.number} has no {name!r}, which the policy reads. It has: {have}"
+            )
+        if ((array := given[name]).shape, array.dtype) != (shape, dtype):
+            got, wants = (
+                f"{array.dtype} of shape {array.shape}",
+                f"{bundle.path} wants {dtype} of shape {shape}",
+            )
+            raise UserError(f"{path}: {name!r} of tick {tick.number} is {got}; {wants}")
 
 
 class Play:
@@ -270,7 +278,7 @@ class PlayedCameras:
 class Player:
     """Says when which scene begins; what plays it are the joints and the cameras, each in its own process."""
 
-    alone_s = 0.0
+    pid, alone_s = 0, 0.0
 
     def __init__(self, lengths_s: list[float]) -> None:
         self._lengths_s = lengths_s

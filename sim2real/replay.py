@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
-from robokd.sim2real.log import Tick
 from robokd.sim2real.log_format import ActionHash
 from robokd.sim2real.log_reader import Recording, find_log, read_log
+from robokd.sim2real.playback import check_fits
 from robokd.sim2real.policy import Decision, Policy
-from robokd.sim2real.robot import JOINT_CHANNELS
+from robokd.sim2real.stage import create_run
 
 from robokd import UserError
-from robokd.config import dump
 from robokd.export.bundle import Bundle, read_bundle
-from robokd.files import sha256_of
 from robokd.run import Run
 
 if TYPE_CHECKING:
@@ -36,13 +34,7 @@ def replay(config: ReplayConfig, resume: Run | None = None) -> Path:
     for tick in recording.ticks:
         check_fits(tick, bundle, recording.path)
     first, digest = compare(recording, Policy(bundle))
-    run = resume or Run.create(
-        config.runs, task=bundle.manifest["task"], stage="replay", config=dump(config), seed=0,
-        parents=[
-            {"path": str(recording.path), "sha256": sha256_of(recording.path)},
-            {"path": str(bundle.path), "sha256": bundle.sha256},
-        ],
-    )  # fmt: skip
+    run = resume or create_run(config, "replay", bundle, log=recording.path)
     summary = run.write_summary({
         "ticks": len(recording.ticks), "equal": first is None, "hash_logged": recording.actions_sha256,
         "hash_replayed": digest, "first_difference": first, "log_is_whole": recording.is_whole,
@@ -85,21 +77,6 @@ def _named_bundle(recording: Recording) -> Path:
     if not paths:
         raise UserError(f"{folder / 'lineage.json'} does not name the log's bundle; say it with bundle=…")
     return paths[0]
-
-
-def check_fits(tick: Tick, bundle: Bundle, path: Path) -> None:
-    """Refuse a tick that the bundle's policy cannot have been given."""
-    joints = (bundle.action.size,), np.dtype(np.float32)
-    wanted = dict.fromkeys(JOINT_CHANNELS, joints)
-    wanted |= {name: (spec.shape, np.dtype(spec.dtype)) for name, spec in bundle.cameras.items()}
-    given = {**tick.channels, "anchor": tick.anchor, "rate": tick.rate}
-    found = {name: (array.shape, array.dtype) for name, array in given.items()}
-    for name, (shape, dtype) in {**wanted, "anchor": joints, "rate": joints}.items():
-        if name not in found:
-            raise UserError(f"{path}: tick {tick.number} has no {name!r}, which the policy reads")
-        if found[name] != (shape, dtype):
-            got = f"{found[name][1]} of shape {found[name][0]}"
-            raise UserError(f"{path}: {name!r} of tick {tick.number} is {got}, wanted {dtype} of {shape}")
 
 
 def compare(recording: Recording, policy: Policy) -> tuple[dict[str, Any] | None, str]:

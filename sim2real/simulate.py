@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from robokd.sim2real.robot import Cameras, Command, Frame, JointReading, Plant, Robot
 from robokd.sim2real.simulated_ends import ENDS, Heard, SimulatedEnd
+from robokd.sim2real.stage import create_run, open_to_run
 
 from robokd import UserError, registry
-from robokd.config import dump
-from robokd.export.bundle import Bundle, read_bundle
+from robokd.export.bundle import Bundle
 from robokd.intervals import wilson
 from robokd.run import Run
 
@@ -35,7 +35,7 @@ STILL_S = 0.02  # between two pictures of a simulation that stands still
 
 def simulate(config: SimulateConfig, resume: Run | None = None) -> Path:
     """Speak the protocol until Ctrl-C or for so long, and return the path of the stage's summary."""
-    bundle = read_bundle(config.bundle)
+    bundle = open_to_run(config.bundle, is_hardware=False)
     cfg = _simulator(config)
     with contextlib.ExitStack() as ending:
         end = ENDS[config.protocol](bundle, config.interface, config.domain)
@@ -48,10 +48,7 @@ def simulate(config: SimulateConfig, resume: Run | None = None) -> Path:
         cameras = cfg.cameras(bundle=bundle, link=plant.cameras)
         ending.callback(cameras.stop)
         stand_in = StandIn(plant, joints, cameras, end, timeout_s=config.command_timeout_s)
-        run = resume or Run.create(
-            config.runs, task=bundle.manifest["task"], stage="simulate", config=dump(config),
-            seed=config.seed, parents=[{"path": str(bundle.path), "sha256": bundle.sha256}],
-        )  # fmt: skip
+        run = resume or create_run(config, "simulate", bundle)
         plant.log_into(str(run.path))
         plant.begin(0)
         joints.connect()

@@ -21,13 +21,15 @@ from robokd.sim2real.log import Log
 from robokd.sim2real.log_reader import LOG, Recording, find_log, read_log
 from robokd.sim2real.loop import Pace
 from robokd.sim2real.robot import JointReading, SimulatedCfg
+from robokd.sim2real.stage import create_run, open_to_run
 from robokd.sim2real.trace import Trace
 
 from robokd import UserError, registry
-from robokd.config import DeployConfig, dump
-from robokd.export.bundle import Bundle, check_trust, read_bundle
+from robokd.config import DeployConfig
+from robokd.export.bundle import Bundle
 from robokd.files import write_atomic
 from robokd.run import Run
+from robokd.specs import ActionSpec
 
 if TYPE_CHECKING:
     from robokd.sim2real.identify import Fit, Score
@@ -46,20 +48,17 @@ def sysid(config: SysidConfig, resume: Run | None = None) -> Path:
 
     What does not fit is refused before anything moves. A resumed one begins anew.
     """
-    bundle = read_bundle(config.bundle)
+    moves_hardware = not (config.log or isinstance(config.robot, SimulatedCfg))
+    bundle = open_to_run(config.bundle, is_hardware=moves_hardware)
     check_randomisable(bundle)
     tools = _tools()
     motions_of = read_log(find_log(config.log), pictures=False) if config.log else None
-    is_simulated = isinstance(config.robot, SimulatedCfg)
-    if motions_of is None and not is_simulated and not config.arm:
+    if moves_hardware and not config.arm:
         raise UserError("sysid moves the robot: say arm=true, or log=<an excitation recorded before>")
     if motions_of is not None and (other := motions_of.about.get("bundle_sha256")) != bundle.sha256:
         made = f"{motions_of.path} was made with a bundle of sha256 {other}"
         raise UserError(f"{made}; {bundle.path} has {bundle.sha256}")
-    run = resume or Run.create(
-        config.runs, task=bundle.manifest["task"], stage="sysid", config=dump(config), seed=config.seed,
-        parents=[{"path": str(bundle.path), "sha256": bundle.sha256}],
-    )  # fmt: skip
+    run = resume or create_run(config, "sysid", bundle)
     if motions_of is None:
         record(config, bundle, run)
         motions_of = read_log(run.path / LOG, pictures=False)
@@ -70,30 +69,38 @@ def sysid(config: SysidConfig, resume: Run | None = None) -> Path:
     except ValueError as error:
         raise UserError(f"{motions_of.path}: {error}") from None
     scores = tools.score(replica, traces, found)
-    told = account(found, scores, bundle.action.names)
+    told = account(found, scores, bundle.action)
     out = Path(config.out) if config.out else run.path / FILE
     if told["passed"]:
-        write_atomic(out, randomisation(found, bundle.action.names).encode())
+        write_atomic(out, randomisation(found, bundle.action).encode())
     summary = run.write_summary({
         "robot": config.robot.name, "bundle": str(bundle.path), "bundle_sha256": bundle.sha256,
         "log": str(motions_of.path), "randomise": str(out) if told["passed"] else None, **told,
     })  # fmt: skip
-    say(told, summary)
+    say(told, bundle.action.control_dt, summary)
     return summary
 
 
-def say(told: dict[str, Any], summary: Path) -> None:
-    """Tell a person what to doubt; UserError where the motions that were held out are not better told."""
+def say(told: dict[str, Any], control_dt: float, summary: Path) -> None:
+    """Tell a person what to doubt; UserError where what was found is not to be trained with.
+
+    Motions that were held out have to be told better, and the delay has to be within a control step (s).
+    """
     if told["unsure"]:
         names = ", ".join(told["unsure"])
         print(
             f"warning: the motions tell next to nothing of {names}: more or longer ones would",
             file=sys.stderr,
         )
-    if not told["passed"]:
+    if told["worse_held_out"]:
         names = ", ".join(told["worse_held_out"])
         raise UserError(
             f"what was found foretells held-out motions of {names} worse than the model: see {summary}"
+        )
+    if not told["passed"]:
+        got = f"the commands are felt {told['delay_s']['value']:.4f} s late"
+        raise UserError(
+            f"{got}, a task can be trained with at most its control step of {control_dt:g} s: see {summary}"
         )
 
 
@@ -113,7 +120,6 @@ def record(config: SysidConfig, bundle: Bundle, run: Run) -> None:
         bundle.action, (np.array(start["joint_pos_lower"]), np.array(start["joint_pos_upper"])),
         config.amplitude, None if jerk is None else np.array(jerk),
     )  # fmt: skip
-    check_trust(bundle, is_hardware=not isinstance(config.robot, SimulatedCfg))
     deploy = DeployConfig(
         bundle=config.bundle, robot=config.robot, arm=config.arm, seed=config.seed, runs=config.runs,
         plugins=config.plugins,
@@ -197,8 +203,11 @@ def traces_of(recording: Recording) -> list[Trace]:
     return found
 
 
-def randomisation(found: Fit, joints: tuple[str, ...]) -> str:
-    """Return the YAML that teach and distill take: ranges that hold every 95 % interval."""
+def randomisation(found: Fit, action: ActionSpec) -> str:
+    """Return the YAML that teach and distill take: ranges that hold every 95 % interval.
+
+    But for a delay beyond the control step, which no task is trained with: there the range ends.
+    """
     low, high = {}, {}
     for name, value in found.value.items():
         slack = LEAST_WIDTH * value / 2
@@ -208,14 +217,15 @@ def randomisation(found: Fit, joints: tuple[str, ...]) -> str:
     for name, of in (("friction", "friction_nm"), ("damping", "damping"), ("armature", "armature")):
         dynamics[f"{name}_low"] = [_round(one) for one in low[of]]
         dynamics[f"{name}_high"] = [_round(one) for one in high[of]]
-    dynamics["delay_s"] = [_round(low["delay_s"][0]), _round(high["delay_s"][0])]
+    # after rounding, which may go beyond the control step too
+    dynamics["delay_s"] = [min(_round(one["delay_s"][0]), action.control_dt) for one in (low, high)]
     stiffness = [_round(low["stiffness"].min()), _round(high["stiffness"].max())]  # of all joints alike
     task = {"stiffness": stiffness, **dynamics}
     text = yaml.safe_dump({"task": task}, default_flow_style=None, sort_keys=False, width=100)
-    return f"# What robokd sysid found. Joints: {', '.join(joints)}\n{text}"
+    return f"# What robokd sysid found. Joints: {', '.join(action.names)}\n{text}"
 
 
-def account(found: Fit, scores: list[Score], joints: tuple[str, ...]) -> dict[str, Any]:
+def account(found: Fit, scores: list[Score], action: ActionSpec) -> dict[str, Any]:
     """Return what the summary says of a fit: every value, and how it does on motions that it has not seen."""
     parameters = {
         name: [
@@ -226,10 +236,9 @@ def account(found: Fit, scores: list[Score], joints: tuple[str, ...]) -> dict[st
     }
     delay = parameters.pop("delay_s")[0]
     held_out = [one for one in scores if one.is_held_out]
-    worse = [joint for i, joint in enumerate(joints) if any(one.after[i] > one.before[i] for one in held_out)]
-    of_joints = {
-        joint: {name: rows[i] for name, rows in parameters.items()} for i, joint in enumerate(joints)
-    }
+    joints = list(enumerate(action.names))
+    worse = [joint for i, joint in joints if any(one.after[i] > one.before[i] for one in held_out)]
+    of_joints = {joint: {name: rows[i] for name, rows in parameters.items()} for i, joint in joints}
     return {
         "joints": of_joints,
         "delay_s": delay, "lag_s": found.lag_s, "unsure": list(found.unsure),
@@ -240,7 +249,7 @@ def account(found: Fit, scores: list[Score], joints: tuple[str, ...]) -> dict[st
             }
             for one in scores
         ],
-        "worse_held_out": worse, "passed": not worse,
+        "worse_held_out": worse, "passed": not worse and delay["value"] <= action.control_dt,
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from robokd.sim2real.packets import HEADER, MOST_BYTES, Kind, decode, encode, layouts
 
 KINDS = ("drop", "delay", "duplicate", "reorder", "freeze", "nan", "clock_jump", "bit_flip")
+NOTHING = "pass"  # what is "hit" is noted and goes through as it is
 Sending = tuple[float, bytes]  # when, what
 
 
@@ -29,7 +30,7 @@ Sending = tuple[float, bytes]  # when, what
 class Breakage:
     """What is done to commands."""
 
-    kind: str  # one of KINDS
+    kind: str  # one of KINDS, or NOTHING
     count: int  # of faults, at most
     first: int = 20  # number of the command that is hit first
     every: int = 4  # commands from one fault to the next
@@ -66,6 +67,9 @@ class Breaker:
         self.notes.append({"kind": plan.kind, "number": number, "moment_s": now_s})
         broken: Callable[[bytes, float], list[Sending]] = getattr(self, f"_{plan.kind}")
         return broken(data, now_s)
+
+    def _pass(self, data: bytes, now_s: float) -> list[Sending]:
+        return [(now_s, data)]
 
     def _drop(self, _: bytes, now_s: float) -> list[Sending]:
         return []

@@ -1,22 +1,167 @@
 """A deployment whose line between policy and guard goes through a tap: what `robokd faults` breaks.
 
-python -m robokd.sim2real.victim <plan.json> <notes.jsonl> key=value …
+    python -m robokd.sim2real.victim <plan.json> <notes.jsonl> key=value …
+
+is that deployment, and `Victim` is who starts it, hits it and reads what it has left.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import resource
+import signal
 import socket
+import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from robokd.sim2real.deploy import deploy
 from robokd.sim2real.packets import pair
 from robokd.sim2real.process import Process
 from robokd.sim2real.safety import SafetyStop
+from robokd.sim2real.tap import Breakage
 
 from robokd import UserError
-from robokd.config import compose
+from robokd.config import compose, dump
+from robokd.export.bundle import Bundle
+from robokd.files import read_json, to_json
 
-TAP = "robokd.sim2real.tap"
+if TYPE_CHECKING:
+    from robokd.config import FaultsConfig
+
+GUARD, EYES, TAP = "robokd.sim2real.guard", "robokd.sim2real.eyes", "robokd.sim2real.tap"
+GUARD_S = 10.0  # for the guard to leave its account
+BEGIN_S, END_S = 180.0, 60.0  # for a deployment to begin, and to end after a fault
+FULL_AFTER_BYTES = 2000  # that a full disk still takes
+
+
+class Victim:
+    """A deployment in a process of its own, which is to be broken."""
+
+    def __init__(
+        self, config: FaultsConfig, bundle: Bundle, plan: Breakage, words: Sequence[str], folder: Path
+    ) -> None:
+        """Start it; its files are in a fresh folder in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(dir=folder, prefix="trial"))
+        self.period_s = bundle.action.control_dt
+        self._notes = self.folder / "notes.jsonl"
+        said = {"breakage": vars(plan), "size": bundle.action.size}
+        (self.folder / "plan.json").write_bytes(to_json(said))
+        robot = dump(config.robot)
+        named = [f"robot={robot.pop('part')}", *(f"robot.{key}={value}" for key, value in robot.items())]
+        command = [
+            sys.executable, "-m", "robokd.sim2real.victim", str(self.folder / "plan.json"), str(self._notes),
+            f"bundle={config.bundle}", *named, f"seed={config.seed}", f"runs={self.folder / 'runs'}",
+            f"plugins=[{','.join(config.plugins)}]", "mismatch=warn", *words,
+        ]  # fmt: skip
+        self._output = (self.folder / "output.txt").open("wb")
+        self.process = subprocess.Popen(
+            command, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def __enter__(self) -> Victim:
+        """Return itself; after the block nothing of it runs."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill what is left."""
+        self._signal_all(signal.SIGKILL)  # also those that have outlived it
+        self.process.wait()
+        self._output.close()
+
+    def family(self) -> dict[str, int]:
+        """Return the process numbers of its children by module."""
+        found = {}
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for pid in children.read_text().split() if children.exists() else []:
+            said = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"-m" in said:
+                found[said[said.index(b"-m") + 1].decode()] = int(pid)
+        return found
+
+    def signal(self, module: str, number: int) -> bool:
+        """Send a signal to the policy process ("") or to one of its children; whether there was one."""
+        pid = self.family().get(module) if module else self.process.pid
+        if pid is None or self.process.poll() is not None:
+            return False
+        os.kill(pid, number)
+        return True
+
+    def fill_disk(self) -> bool:
+        """Let the policy process's files grow by so little more; whether it was there."""
+        log = self._file("log.mcap")
+        if log is None or self.process.poll() is not None:
+            return False
+        size = log.stat().st_size + FULL_AFTER_BYTES
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (size, size))
+        return True
+
+    def wait_until_commanded(self) -> dict[str, Any]:
+        """Wait until the tap has noted a command, and return its note; UserError where none ever comes."""
+        deadline = time.monotonic() + BEGIN_S
+        while not (notes := self.notes()):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = (self.folder / "output.txt").read_text(errors="replace").strip().splitlines()
+                last = said[-1] if said else "it said nothing"
+                raise UserError(f"the deployment to be broken did not begin: {last}")
+            time.sleep(0.002)
+        return notes[0]
+
+    def wait_for_guard(self) -> None:
+        """Wait until the guard has ended."""
+        deadline = time.monotonic() + GUARD_S
+        while not self.guard_account() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait until it has ended and the robot has left its log; return the exit code, None if it hangs."""
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        deadline = time.monotonic() + END_S
+        while not self.robot_log() and self._signal_all(0) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return code
+
+    def notes(self) -> list[dict[str, Any]]:
+        """Return what the tap says that it did."""
+        text = self._notes.read_text(encoding="utf-8") if self._notes.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def robot_log(self) -> dict[str, Any]:
+        """Return the robot's own log; empty while there is none."""
+        return self._read("robot_log.json")
+
+    def guard_account(self) -> dict[str, Any]:
+        """Return the guard's own account; empty while there is none."""
+        return self._read("guard.json")
+
+    def summary(self) -> dict[str, Any]:
+        """Return the deployment's own summary; empty where it left none."""
+        return self._read("summary.json")
+
+    def _signal_all(self, number: int) -> bool:
+        """Send a signal to all processes of the deployment; whether there is one."""
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self._file(name)
+        return read_json(path) if path else {}
+
+    def _file(self, name: str) -> Path | None:
+        """Return a file of the deployment's run, if it is there."""
+        return next((self.folder / "runs").glob(f"*_deploy_*/{name}"), None)
 
 
 def main(argv: list[str]) -> int:

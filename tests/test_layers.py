@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "schemas": {"cores", "deploying", "fields", "learning"},
     "learning": {"fields", "schedule"},
     "overrides": {"registry", "schedule"},
-    "config": {"registry", "specs", "schemas", "deploying", "overrides"},
+    "config": {"files", "registry", "specs", "schemas", "deploying", "overrides"},
     "sim": NEUTRAL,
     "vision": {*NEUTRAL, "cores"},
     "env": {"sim", "vision", *NEUTRAL},
@@ -46,9 +46,10 @@ MAY_IMPORT = {
     "charts": {"specs", "vision"},
     "report": LEARNING | {"charts", "play", "sim2real.log", "sim2real.log_reader"},
     # of export, what the robot reads too
-    **{f"export.{name}": set() for name in ("metadata", "parity", "signature", "tracing")},
-    "export.sight": {"specs"},
-    "export.manifest": {"specs", "export.sight"},
+    **{f"export.{name}": set() for name in ("metadata", "signature", "tracing")},
+    "export.parity": {"files"},
+    "export.sight": {"files", "specs", "vision.encode"},
+    "export.manifest": {"files", "specs", "export.sight"},
     "export.bundle": {"specs", "files", "keys", "export.manifest", "export.signature"},
     "keys": {"files", "registry", "export.signature"},
     # what another suite has made
@@ -68,7 +69,7 @@ MAY_IMPORT = {
     },
     "sim2real.mujoco_host": {"env", "sim", "vision", "sim2real", *NEUTRAL, "files", "memory", *CONFIG},
     "configs": set(),
-    "pipeline": LEARNING | {"export", "sim2real.safety", "report"},
+    "pipeline": LEARNING | {"export", "sim2real.interrupts", "sim2real.safety", "report"},
     "manual": {"registry", "schedule", *CONFIG},
     "cli": {"registry", "run", "manual", "keys", *CONFIG},  # the rest by name
     "__main__": {"cli"},

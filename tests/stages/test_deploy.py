@@ -22,7 +22,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
-from robokd.sim2real.deploy import at_home, check_bundle, make_plan, over_budget
+from robokd.sim2real.deploy import at_home, check_task, make_plan, over_budget
 from robokd.sim2real.ladder import Rung
 from robokd.sim2real.log_reader import read_log
 from robokd.sim2real.loop import Account, Pace
@@ -296,7 +296,7 @@ def test_a_bundle_of_another_camera_is_refused_by_field(tmp_path, capsys):
 
 
 def test_a_bundle_for_the_task_that_is_named_is_taken(bundle, tmp_path):
-    check_bundle(config(bundle, tmp_path, "task=reach"), read_bundle(bundle))
+    check_task(config(bundle, tmp_path, "task=reach"), read_bundle(bundle))
 
 
 def test_a_robot_without_episodes_needs_a_duration(bundle, tmp_path):

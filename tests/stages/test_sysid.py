@@ -1,5 +1,6 @@
 """Sysid as a stage: an excitation's log in, parameters and a file for teach out."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,20 +14,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
 from reach_bundle import make_reach_bundle, write_episode, write_excitation
 from robokd.sim2real import identify
 from robokd.sim2real.excitation import Room, plan
-from robokd.sim2real.sysid import randomisation, sysid
+from robokd.sim2real.sysid import account, randomisation, say, sysid
+from robokd.tasks.reach import Reach
+from sysid_engine import needs_engine
 
-from robokd import UserError
+from robokd import UserError, registry
 from robokd.config import compose, dump
 from robokd.export.bundle import read_bundle
 from robokd.overrides import compose_stage, flatten, parse
 from robokd.schemas import SCHEMAS
 
-try:
-    identify.check_engine()
-    HAS_ENGINE = True
-except UserError:
-    HAS_ENGINE = False
-needs_engine = pytest.mark.skipif(not HAS_ENGINE, reason="pip install 'robokd[sysid]'")
 PLANTED = {
     "friction_nm": np.array([1.0, 0.9, 0.8, 0.7, 0.5, 0.5, 0.4]),
     "damping": np.array([4.0, 4.0, 3.0, 3.0, 1.0, 1.0, 0.8]),
@@ -50,6 +47,17 @@ def log(bundle, tmp_path_factory):
     )
     motions = plan(room, room.base, motions=3, motion_s=4.0, seed=0)
     return write_excitation(tmp_path_factory.mktemp("log") / "log.mcap", found, motions, PLANTED)
+
+
+@pytest.fixture(scope="module")
+def action():
+    return Reach(registry.find("task", "reach")()).action_spec()
+
+
+def found_with(delay_s, low_s, high_s):
+    """A fit of the planted numbers but for the delay, which is known to within an interval."""
+    value, low, high = (PLANTED | {"delay_s": np.array([one])} for one in (delay_s, low_s, high_s))
+    return identify.Fit(value=value, low=low, high=high, unsure=(), lag_s=0.06)
 
 
 def config(bundle, tmp_path, *more):
@@ -89,15 +97,41 @@ def test_a_log_gives_parameters_delay_validation_and_a_file_that_teach_takes(bun
     assert dump(as_found(summary["randomise"], "distill").task) == dump(task)
 
 
-def test_ranges_hold_the_intervals_and_are_never_a_point():
+def test_ranges_hold_the_intervals_and_are_never_a_point(action):
     value = {name: one.copy() for name, one in PLANTED.items()}
     low = {name: one * 0.99 for name, one in value.items()} | {"damping": value["damping"] * 0.5}
     found = identify.Fit(value=value, low=low, high=value, unsure=(), lag_s=0.06)
-    task = yaml.safe_load(randomisation(found, tuple("abcdefg")))["task"]
+    task = yaml.safe_load(randomisation(found, action))["task"]
     assert task["damping_low"] == pytest.approx(value["damping"] * 0.5, rel=1e-3)
     assert task["friction_low"] == pytest.approx(value["friction_nm"] * 0.975, rel=1e-3)
     assert task["friction_high"] == pytest.approx(value["friction_nm"] * 1.025, rel=1e-3)
     assert task["stiffness"] == pytest.approx([0.95 * 0.975, 1.05 * 1.025], rel=1e-3)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.0153, 0.0395, 0.04])
+def test_a_delay_that_may_be_longer_than_a_control_step_is_written_as_teach_takes_it(
+    tmp_path, action, delay_s
+):
+    # reach is commanded every 0.04 s
+    path = tmp_path / "randomise.yaml"
+    path.write_text(randomisation(found_with(delay_s, max(delay_s - 0.01, 0.0), delay_s + 0.01), action))
+    task = as_found(path, "teach").task
+    assert Reach(task).parameters()["delay_s"].high == task.delay_s[1:]
+    assert task.delay_s[1] == pytest.approx(min(delay_s + 0.01, 0.04))
+
+
+def test_a_control_step_that_rounding_would_exceed_is_kept(action):
+    slow = dataclasses.replace(action, control_dt=1 / 15)  # 0.0666…, rounded to 0.06667
+    task = yaml.safe_load(randomisation(found_with(0.06, 0.05, 0.07), slow))["task"]
+    assert task["delay_s"][1] == 1 / 15
+
+
+def test_a_delay_that_is_longer_than_a_control_step_is_refused_in_one_line(action):
+    told = account(found_with(0.0512, 0.05, 0.052), [], action)
+    assert told["passed"] is False
+    with pytest.raises(UserError, match=r"felt 0\.0512 s late, .* at most its control step of 0\.04 s"):
+        say(told, action.control_dt, Path("summary.json"))
+    assert account(found_with(0.0395, 0.03, 0.05), [], action)["passed"] is True
 
 
 @needs_engine

@@ -15,13 +15,7 @@ mujoco = pytest.importorskip("mujoco")
 pytest.importorskip("mujoco.batch")
 from robokd.sim2real import identify  # noqa: E402
 from robokd.sim2real.replica import BOUNDS, Replica, Rollouts  # noqa: E402
-
-try:
-    identify.check_engine()
-    HAS_ENGINE = True
-except UserError:
-    HAS_ENGINE = False
-needs_engine = pytest.mark.skipif(not HAS_ENGINE, reason="pip install 'robokd[sysid]'")
+from sysid_engine import needs_engine  # noqa: E402
 
 ARM = """<mujoco><option integrator="implicitfast" gravity="0 0 0"/>
 <default><joint armature="0.1" axis="0 0 1"/><geom contype="0" conaffinity="0" type="capsule"/></default>

@@ -1,8 +1,6 @@
 """The loop keeps its pace, follows its plan, and lets every way out be the way out."""
 
 import gc
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from robokd.sim2real.board import Board
 from robokd.sim2real.guard_link import State
+from robokd.sim2real.interrupts import one_interrupt
 from robokd.sim2real.ladder import Rung
 from robokd.sim2real.log import Log, Sent
 from robokd.sim2real.log_reader import read_log
@@ -21,9 +20,7 @@ from robokd.sim2real.loop import (
     Crew,
     Pace,
     Plan,
-    Terminated,
     Watcher,
-    one_interrupt,
     run_loop,
 )
 from robokd.sim2real.policy import Policy
@@ -329,43 +326,6 @@ def test_the_loop_runs_outside_the_main_thread_too(tmp_path):
     thread.start()
     thread.join(60)
     assert bench.account.successes == [True]
-
-
-@pytest.mark.parametrize(
-    ("number", "error"),
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated)],
-)
-def test_the_first_interrupt_raises_and_none_disturbs_the_cleaning_up(number, error):
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(name) for name in names]
-    cleaned = []
-
-    def work():
-        with one_interrupt():
-            try:
-                os.kill(os.getpid(), number)
-                time.sleep(1)
-            finally:
-                for name in names:
-                    os.kill(os.getpid(), name)  # again, out of impatience
-                time.sleep(0)
-                cleaned.append(True)
-
-    with pytest.raises(error) as caught:
-        work()
-    assert type(caught.value) is error
-    assert cleaned
-    assert [signal.getsignal(name) for name in names] == before
-
-
-def test_nohup_stays_what_it_is():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with one_interrupt():
-            os.kill(os.getpid(), signal.SIGHUP)
-            time.sleep(0)
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_robot_side_imports_neither_torch_nor_a_simulator():

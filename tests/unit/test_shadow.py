@@ -5,13 +5,26 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from robokd.sim2real.log import Tick
 from robokd.sim2real.policy import Decision
-from robokd.sim2real.shadow import Shadow
-from robot_samples import DT, action_spec, camera_spec, graph, make_bundle
+from robokd.sim2real.shadow import MOST_WAITING, Shadow
+from robot_samples import (
+    DT,
+    GRAPH_INPUTS,
+    GRAPH_OUTPUTS,
+    action_spec,
+    camera_spec,
+    described,
+    golden,
+    graph,
+    make_bundle,
+)
 
 from robokd import UserError
+from robokd.export.parity import MEMORY, NEXT_MEMORY
 from robokd.specs import to_dict
 
 
@@ -101,3 +114,63 @@ def test_one_that_sees_otherwise_is_refused(beside):
     cameras = {"front": dataclasses.replace(camera_spec(), fovy_deg=50.0)}
     with pytest.raises(UserError, match=r"cameras\.front\.fovy_deg"):
         Shadow(dataclasses.replace(beside, cameras=cameras), beside)
+
+
+def counting(tmp_path):
+    """A bundle whose policy commands, of every joint, how many ticks it remembers, in hundredths of a rad."""
+    row = {"shape": [1, 2], "dtype": "float32"}
+    inputs, outputs = {**GRAPH_INPUTS, f"{MEMORY}ticks": row}, {**GRAPH_OUTPUTS, f"{NEXT_MEMORY}ticks": row}
+    model = onnx.load_model_from_string(graph())
+    model.graph.input.append(helper.make_tensor_value_info(f"{MEMORY}ticks", TensorProto.FLOAT, [1, 2]))
+    model.graph.output.append(helper.make_tensor_value_info(f"{NEXT_MEMORY}ticks", TensorProto.FLOAT, [1, 2]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.01), "hundredth"))
+    remembered = helper.make_node("Add", [f"{MEMORY}ticks", "hundredth"], [f"{NEXT_MEMORY}ticks"])
+    said = helper.make_node("Identity", [f"{NEXT_MEMORY}ticks"], ["command"])
+    del model.graph.node[0]
+    model.graph.node.extend([remembered, said])
+    data = model.SerializeToString()
+    return make_bundle(
+        tmp_path / "counting.robokd",
+        data=data,
+        samples=golden(data, inputs),
+        graph=described(inputs, outputs),
+    )
+
+
+def silent(number):
+    """Tick `number` of an episode, in which the first policy commands what one that counts would."""
+    return tick([0.01 * number, 0.01 * number])
+
+
+def test_a_memory_is_given_every_tick_once_and_in_order_however_late(tmp_path, beside):
+    shadow, never, always = Shadow(counting(tmp_path), beside), 0.0, time.monotonic() + 60
+    for _ in range(2):
+        shadow.begin()
+        for number, until in enumerate((always, never, never, always, always, always), 1):
+            shadow.idle(silent(number), until)
+    report = shadow.report()
+    assert (report["ticks"], report["missed"]) == (12, 0)
+    assert report["divergence_rad"]["elbow"]["max"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_memory_that_has_missed_too_much_says_nothing_until_the_next_episode(tmp_path, beside):
+    shadow, always = Shadow(counting(tmp_path), beside), time.monotonic() + 60
+    shadow.begin()
+    for number in range(1, MOST_WAITING + 2):
+        shadow.idle(silent(number), 0.0)
+    shadow.idle(silent(MOST_WAITING + 2), always)
+    assert (shadow.report()["ticks"], shadow.report()["missed"]) == (0, MOST_WAITING + 2)
+    shadow.begin()
+    shadow.idle(silent(1), always)
+    assert shadow.report()["divergence_rad"]["elbow"]["max"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_no_time_was_left_for_in_an_episode_is_not_asked_in_the_next(tmp_path, beside):
+    shadow = Shadow(counting(tmp_path), beside)
+    shadow.begin()
+    shadow.idle(silent(1), 0.0)
+    shadow.begin()
+    shadow.idle(silent(1), time.monotonic() + 60)
+    report = shadow.report()
+    assert (report["ticks"], report["missed"]) == (1, 1)
+    assert report["divergence_rad"]["elbow"]["max"] == pytest.approx(0.0, abs=1e-6)
