@@ -38,7 +38,7 @@ class GuardConfig:
 class RuntimeConfig:
     """How the processes run, and what a run must have kept to end well."""
 
-    fifo: bool = False  # SCHED_FIFO for policy and guard; needs the right to it
+    fifo: bool = False  # SCHED_FIFO for every process of a deployment; needs the right to it
     cores: tuple[int, ...] = ()  # processor cores of policy and guard, in this order; empty = any
     period_p99_s: float = 0.0  # largest allowed deviation from the control period, 99th percentile; 0 = any
     inference_p99_s: float = 0.0  # longest allowed inference, 99th percentile; 0 = any

@@ -30,11 +30,11 @@ from robokd.sim2real import safety
 from robokd.sim2real.grid import SHORTEST, Grid
 from robokd.sim2real.ladder import Ladder, Patience, Rung
 from robokd.sim2real.limiter import Bounds, Limiter
-from robokd.sim2real.packets import REASONS, Channel, Kind, Packet
-from robokd.sim2real.process import prepare, quantiles
+from robokd.sim2real.packets import REASONS, Channel, Kind, Packet, imu_values
+from robokd.sim2real.process import GUARD_PRIORITY, pin, prioritise, quantiles
 from robokd.sim2real.robot import Command, JointReading, Robot
 from robokd.sim2real.safety import SafetyStop
-from robokd.sim2real.stop_key import StopKey
+from robokd.sim2real.stop_key import KEY_S, StopKey
 
 from robokd import UserError
 from robokd.config import DeployConfig, compose
@@ -74,6 +74,7 @@ class Guard:
         self._token = self._origin = self._sequence = 0
         self._pending: tuple[int, np.ndarray, float, float] | None = None  # number, target, sent, arrived
         self._home: np.ndarray | None = None
+        self._asked: tuple[int, np.ndarray | None, float] | None = None  # token, home, until when
         self._is_over = self._has_said = False
         self.folder: Path | None = None  # of the run
         self.longest_gap_s = 0.0  # between two turns of the loop: a guard that is not scheduled cannot guard
@@ -86,6 +87,7 @@ class Guard:
             now = time.monotonic()
             self.longest_gap_s, last_s = max(self.longest_gap_s, now - last_s), now
             self._hear()
+            self._guarded(self._hand_over)
             if (now := time.monotonic()) >= tick_s:
                 tick_s = max(tick_s + self.tick_s, now)
                 self._guarded(self._feel)
@@ -122,7 +124,7 @@ class Guard:
         return True
 
     def _stop(self, kind: str, message: str) -> None:
-        self._pending = None  # what came before is not followed any more
+        self._pending = self._asked = None  # what came before is not followed any more
         self.ladder.stop(time.monotonic(), kind, message)
         self._say_stopped()
 
@@ -160,9 +162,9 @@ class Guard:
         if packet.kind == Kind.COMMAND:
             self._take_command(packet, arrived_s)
         elif packet.kind in (Kind.HANDOVER, Kind.HOME):
-            self._hand_over(int(row["token"]), row["position"] if packet.kind == Kind.HOME else None)
+            self._ask(int(row["token"]), row["position"] if packet.kind == Kind.HOME else None)
         elif packet.kind == Kind.RELEASE:
-            self._token, self._pending, self._home = int(row["token"]), None, None
+            self._token, self._pending, self._home, self._asked = int(row["token"]), None, None, None
             self.ladder.release(arrived_s)
         elif packet.kind == Kind.LOG:
             self.folder = Path(str(row.get("folder", ".")))
@@ -184,23 +186,31 @@ class Guard:
         self._origin = number
         self._pending = number, target, packet.sent_s, arrived_s
 
-    def _hand_over(self, token: int, home: np.ndarray | None) -> None:
-        """Anchor the limits where the robot is and follow from there; refuse what is no place to begin."""
-        if self.ladder.is_stopping:
-            return
-        if not self._is_at_rest():  # limits are anchored at rest: to begin now would be a jolt
-            raise SafetyStop("start", "the policy asks for a robot that is moving; it is to release it first")
+    def _ask(self, token: int, home: np.ndarray | None) -> None:
+        """Take note that the robot is wanted; `_hand_over` gives it as soon as the operator lets it move."""
         if home is not None:
             safety.check_command(home)
-        self.key.wait()
+        self._asked = token, home, time.monotonic() + KEY_S
+
+    def _hand_over(self) -> None:
+        """Anchor the limits where the robot is and follow from there; refuse what is no place to begin."""
+        if self._asked is None or self.ladder.is_stopping:
+            return
+        token, home, until_s = self._asked
+        if not self._is_at_rest():  # limits are anchored at rest: to begin now would be a jolt
+            raise SafetyStop("start", "the policy asks for a robot that is moving; it is to release it first")
+        if not self.key.is_ready():
+            if time.monotonic() > until_s:
+                raise SafetyStop("operator", f"nobody held the dead-man key within {KEY_S:g} s")
+            return
         reading = self._feel(is_fresh=True)
         now = time.monotonic()
-        at = safety.held_anchor(reading, self.action) if home is not None else None
-        self.limiter.begin(safety.start_anchor(reading, self.bundle) if at is None else at)
-        self._token, self._pending = token, None
-        self._home = (
-            None if home is None else np.clip(home, self.action.position_lower, self.action.position_upper)
-        )
+        if home is None:
+            self.limiter.begin(safety.start_anchor(reading, self.bundle))
+        else:
+            self.limiter.begin(safety.held_anchor(reading, self.action))
+            home = np.clip(home, self.action.position_lower, self.action.position_upper)
+        self._token, self._pending, self._home, self._asked = token, None, home, None
         self.grid.begin(now)
         self.ladder.hand_over(now)
         self._feel()
@@ -217,7 +227,7 @@ class Guard:
         self.channel.send(
             Kind.STATE, token=self._token, mode=self.ladder.rung, captured_s=reading.captured_s,
             position=reading.position, velocity=reading.velocity, anchor=limiter.position, rate=limiter.rate,
-            origin=self._origin,
+            origin=self._origin, **imu_values(reading.imu),
         )  # fmt: skip
         return reading
 
@@ -232,8 +242,7 @@ class Guard:
             self._pending = None
             stamp, step = self.grid.next(now, has_waited=self.grid.release_s(arrived_s) > arrived_s)
             moved, reasons = limiter.limit(target, step)
-            self._send(stamp, step, number, target, moved, reasons)
-            self.added_s.append(time.monotonic() - sent_s)
+            self.added_s.append(self._send(stamp, step, number, target, moved, reasons) - sent_s)
         before = self.ladder.rung
         rung = self.ladder.climb(now, self.grid.due_s, is_at_rest=self._is_at_rest())
         is_due = now >= (
@@ -270,16 +279,17 @@ class Guard:
     def _send(
         self, stamp: float, step: float, origin: int, wanted: np.ndarray, moved: np.ndarray,
         reasons: tuple[str, ...],
-    ) -> None:  # fmt: skip
-        """Send targets to the robot and tell the policy what was sent."""
+    ) -> float:  # fmt: skip
+        """Send targets to the robot and tell the policy what was sent; return when the robot had them."""
         self._sequence += 1
         command = Command(
             target=moved, stamp_s=stamp, sequence=self._sequence, origin=origin, rung=int(self.ladder.rung)
         )
         if self.is_shadow:
-            sent, reasons = moved, (*reasons, "shadow")
+            had_s, sent, reasons = time.monotonic(), moved, (*reasons, "shadow")
         else:
             sent = self.robot.write(command)
+            had_s = time.monotonic()
             if not np.array_equal(sent, moved):
                 try:
                     self.limiter.accept(sent, step)
@@ -294,6 +304,7 @@ class Guard:
         )  # fmt: skip
         if self.is_shadow and self.reading is not None:
             self.limiter.begin(self.reading.position)  # it does not move: the next one begins where it is
+        return had_s
 
 
 def main(argv: list[str]) -> int:
@@ -306,16 +317,19 @@ def main(argv: list[str]) -> int:
         config = compose("deploy", words)
         bundle = read_bundle(config.bundle, config.sha256)
         channel = Channel(socket.socket(fileno=int(policy)), bundle.action.size)
-        prepare(config.runtime.cores, 1, fifo=config.runtime.fifo)
+        pin(config.runtime.cores, 1)
+        if config.runtime.fifo:
+            prioritise([0], GUARD_PRIORITY)
         robot = config.robot.joints(
             bundle=bundle, link=None if link == "-1" else socket.socket(fileno=int(link))
         )
         check_arm(robot, bundle, config)
-        with StopKey(robot.stop_key if robot.is_hardware and config.arm else "") as key:
+        mode = robot.stop_key if robot.is_hardware and config.arm else ""
+        with StopKey(mode) as key:
             signal.signal(signal.SIGTERM, lambda *_: key.press("the guard was asked to end"))
             robot.connect()
             guard = Guard(robot, channel, bundle=bundle, config=config, key=key)
-            channel.send(Kind.READY, shadow=guard.is_shadow, pid=os.getpid())
+            channel.send(Kind.READY, shadow=guard.is_shadow, pid=os.getpid(), stop_key=mode)
             gc.collect()
             gc.freeze()
             gc.disable()

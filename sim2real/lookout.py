@@ -28,18 +28,13 @@ POLL_S = 0.5e-3
 
 
 class Lookout(Watcher):
-    """Judges pictures: with `mismatch` "stop" what is unlike training stops the run, else it is counted.
-
-    A bundle that says nothing of its training's pictures, an imported one, is not looked after.
-    """
+    """Judges pictures: with `mismatch` "stop" what is unlike training stops the run, else it is counted."""
 
     def __init__(self, bundle: Bundle, mismatch: str, *, is_simulated: bool) -> None:
         statistics = bundle.manifest["statistics"]
         self._bundle, self._is_strict = bundle, mismatch == "stop"
         self._sights = {
-            name: read_statistics(statistics[name], spec)
-            for name, spec in bundle.cameras.items()
-            if statistics.get(name)
+            name: read_statistics(statistics[name], spec) for name, spec in bundle.cameras.items()
         }
         # no two pictures of a real sensor are the same, however clean those of training were
         self._flickers = None if is_simulated else True
@@ -58,8 +53,7 @@ class Lookout(Watcher):
         if plant is not None:
             plant.begin(0)  # a simulated robot's cameras run while an episode does
         bursts = self._take(board)
-        specs = {name: self._bundle.cameras[name] for name in self._sights}
-        self.findings = check_all(bursts, specs, self._bundle.manifest["optics"], self._sights)
+        self.findings = check_all(bursts, self._bundle.cameras, self._bundle.manifest["optics"], self._sights)
         for finding in self.findings:
             if finding.is_fatal:
                 raise UserError(str(finding))

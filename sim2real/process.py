@@ -15,7 +15,8 @@ import numpy as np
 
 from robokd import UserError
 
-PRIORITY = 50  # of SCHED_FIFO, as ros2_control has it
+# of SCHED_FIFO, as ros2_control has it; the guard is not to wait for a policy that computes
+GUARD_PRIORITY, PRIORITY = 50, 49
 
 
 class Process:
@@ -71,17 +72,23 @@ class Process:
         return f"the {self.name} {how}; the last it said: {lines[-1]}"
 
 
-def prepare(cores: Sequence[int], place: int, *, fifo: bool) -> None:
-    """Pin this process to its core of `cores`, if there are any, and give it real-time priority if asked."""
+def pin(cores: Sequence[int], place: int) -> None:
+    """Pin this process to its core of `cores`, if there are any."""
     if cores:
         try:
             os.sched_setaffinity(0, {cores[place]})
         except OSError:
             have = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
             raise UserError(f"runtime.cores={list(cores)}: this machine has cores {have}") from None
-    if fifo:
+
+
+def prioritise(pids: Sequence[int], priority: int) -> None:
+    """Give processes real-time priority, SCHED_FIFO; 0 is this one."""
+    for pid in pids:
         try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+            os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(priority))
+        except ProcessLookupError:
+            pass  # who waits for it will say what became of it
         except PermissionError:
             cure = "start it with CAP_SYS_NICE (or set rtprio in /etc/security/limits.conf)"
             raise UserError(f"runtime.fifo=true needs the right to real-time priority: {cure}") from None

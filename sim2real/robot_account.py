@@ -5,10 +5,13 @@ Shapes: A joints. Positions in rad, rates in rad/s, times in s on time.monotonic
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
 import numpy as np
+from robokd.sim2real.ladder import Rung
+from robokd.sim2real.limiter import Bounds
 from robokd.sim2real.robot import Command
 
 from robokd.specs import ActionSpec
@@ -21,16 +24,14 @@ class RobotAccount:
     """Checks every command received and every measured state against the contract's limits, by counting.
 
     Rates are finite differences over the guard's own times, which each command carries, between commands that
-    follow each other in sequence. An episode starts from the target that the robot holds, at rest: its first
-    command is judged like every other, as if it had come a control period after.
+    follow each other in sequence. An episode, and what comes after the guard has brought the robot to rest,
+    starts from the target that is held: its first step is judged as one of a control period at most.
     """
 
     def __init__(self, action: ActionSpec, robot: dict[str, Any], command_timeout_s: float) -> None:
-        """`robot` is the manifest's: it may hold the largest `jerk`."""
+        """`robot` is the manifest's: it may hold the largest `jerk` and `torque_rate`."""
         self._names, self._dt = action.names, action.control_dt
-        rows = (action.position_lower, action.position_upper, action.velocity, action.acceleration)
-        self._lower, self._upper, self._velocity, self._acceleration = (np.array(row) for row in rows)
-        self._jerk = np.array(robot["jerk"] or 2 * self._acceleration / self._dt)
+        self._bounds, self._velocity = Bounds.of(action, robot), np.array(action.velocity)
         self._command_timeout_s = command_timeout_s
         self.received: list[list[Any]] = []  # [episode, sequence, arrival, [targets], stamp, origin, rung]
         self._violations: Counter[str] = Counter()
@@ -41,6 +42,7 @@ class RobotAccount:
         self._timeouts_s: list[float] = []
         self._lost_s = 0.0
         self._sequence = 0  # of the last command; they are numbered from 1, through all episodes
+        self._stamp_s = -math.inf
         self.begin(-1, 0.0, np.zeros(action.size, np.float32))
 
     def begin(self, episode: int, begun_s: float, held: np.ndarray) -> None:
@@ -49,7 +51,7 @@ class RobotAccount:
         self._target: np.ndarray | None = held.astype(float)
         self._rate: np.ndarray | None = np.zeros(len(held))
         self._change: np.ndarray | None = np.zeros(len(held))
-        self._stamp_s: float | None = None
+        self._rests = True
 
     def end(self, is_success: bool) -> None:
         """End an episode."""
@@ -72,17 +74,20 @@ class RobotAccount:
             self._rate = self._change = None  # refused: it holds the last
             return
         self._check_position("command_position", target)
-        dt = self._dt if self._stamp_s is None else max(command.stamp_s - self._stamp_s, 1e-9)
+        dt = max(command.stamp_s - self._stamp_s, 1e-9)
+        if self._rests and self._rate is not None and not self._rate.any():
+            dt = min(dt, self._dt)
+        self._rests = command.rung in (Rung.SLOW, Rung.REST)
         rate = None if self._target is None else (target - self._target) / dt
         change = None if rate is None or self._rate is None else (rate - self._rate) / dt
         if rate is not None:
-            self._check("command_velocity", np.abs(rate), self._velocity)
+            self._check("command_velocity", np.abs(rate), self._bounds.velocity)
         if change is not None:
-            self._check("command_acceleration", np.abs(change), self._acceleration)
+            self._check("command_acceleration", np.abs(change), self._bounds.acceleration)
             if self._change is not None:
                 rounding = 4 * ROUNDING / dt**3  # of four float32 targets
                 jerk = np.abs(change - self._change) / dt - rounding
-                self._check("command_jerk", jerk, self._jerk)
+                self._check("command_jerk", jerk, self._bounds.jerk)
         self._target, self._rate, self._change, self._stamp_s = target, rate, change, command.stamp_s
 
     def measure(self, position: np.ndarray, velocity: np.ndarray, now_s: float, late_s: float) -> None:
@@ -127,7 +132,8 @@ class RobotAccount:
         }
 
     def _check_position(self, kind: str, position: np.ndarray) -> None:
-        excess = np.maximum(self._lower - position, position - self._upper) / (self._upper - self._lower)
+        lower, upper = self._bounds.lower, self._bounds.upper
+        excess = np.maximum(lower - position, position - upper) / (upper - lower)
         self._count(kind, excess)
 
     def _check(self, kind: str, value: np.ndarray, allowed: np.ndarray) -> None:

@@ -14,12 +14,14 @@ import tty
 from types import TracebackType
 from typing import Any
 
-from robokd.sim2real.safety import SafetyStop
-
 from robokd import UserError
 
 TERMINAL = "/dev/tty"
-WAIT_S, POLL_S = 10.0, 0.02
+HOW = {  # what the operator is told
+    "any": "any key in this terminal stops the robot",
+    "hold": "hold a key down in this terminal while the robot is to move; let go to stop it",
+}
+KEY_S = 10.0  # for a dead-man key to be held down
 NO_KEY = b"\0"  # _POSIX_VDISABLE
 REPEAT_S = 0.75  # a terminal's first repeat comes after up to 0.66 s
 
@@ -80,15 +82,9 @@ class StopKey:
             return "the dead-man key was let go"
         return ""
 
-    def wait(self) -> None:
-        """Wait until the robot may move: a dead-man key must be down. SafetyStop when nobody holds one."""
-        deadline = time.monotonic() + WAIT_S
-        while self._mode == "hold" and (not self._held_s or self.pressed()):
-            if self._said or time.monotonic() > deadline:
-                said = self._said or f"nobody held the dead-man key within {WAIT_S:g} s"
-                raise SafetyStop("operator", said)
-            self.pressed()
-            time.sleep(POLL_S)
+    def is_ready(self) -> bool:
+        """Whether the robot may move: a dead-man key must be down, and what was not told to stop may go."""
+        return not self.pressed() and (self._mode != "hold" or self._held_s > 0)
 
     def _read(self) -> bytes:
         if self._file < 0:

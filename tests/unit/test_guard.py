@@ -25,7 +25,7 @@ from robokd.sim2real.ladder import Rung
 from robokd.sim2real.packets import MOST_BYTES, Channel, Kind, encode, layouts, pair
 from robokd.sim2real.robot_account import RobotAccount
 from robokd.sim2real.safety import HELD_TOLERANCE
-from robokd.sim2real.stop_key import StopKey
+from robokd.sim2real.stop_key import KEY_S, StopKey
 from robot_samples import DT, FakeClock, FakeRobot, make_bundle
 
 from robokd import UserError
@@ -616,6 +616,52 @@ def test_the_robot_comes_to_rest_when_the_policy_is_gone_or_a_person_stops_it(bu
     assert bench.when("STOP") - end < 6 * DT
     stop = bench.guard.report()["stop"]
     assert stop["kind"] == ("policy_lost" if way == "gone" else "operator")
+
+
+class DeadManKey(StopKey):
+    """A dead-man key without a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("hold")
+        self.is_down = False
+
+    def is_ready(self) -> bool:
+        return self.is_down
+
+
+def test_a_robot_waits_for_the_dead_man_key(bundle, monkeypatch):
+    key = DeadManKey()
+    bench = Bench(bundle, monkeypatch, key=key)
+    bench.at(0.0, bench.hand_over)
+    bench.at(3.0, lambda: setattr(key, "is_down", True))
+    for number in range(1, 31):
+        bench.at(3.0 + number * DT, lambda number=number: bench.command([number * CREEP] * 2))
+    bench.at(3.0 + 31 * DT, bench.release)
+    bench.at(3.8, bench.stop)
+    bench.run().assert_sound()
+    assert bench.when("FOLLOW") == pytest.approx(3.0, abs=2 * TICK_S)
+    assert len(bench.robot.commands) >= 30
+    assert bench.guard.report()["stop"]["kind"] == "end"
+
+
+def test_a_policy_that_waits_for_the_dead_man_key_can_stop(bundle, monkeypatch):
+    bench = Bench(bundle, monkeypatch, key=DeadManKey())
+    bench.at(0.0, bench.hand_over)
+    bench.at(1.0, bench.stop)
+    bench.run()
+    assert bench.clock.now - bench.begun_s < 1.1
+    assert bench.robot.commands == []
+    assert bench.guard.report()["stop"]["kind"] == "end"
+
+
+def test_nobody_at_the_dead_man_key_is_no_robot_that_moves(bundle, monkeypatch):
+    bench = Bench(bundle, monkeypatch, key=DeadManKey())
+    bench.at(0.0, bench.hand_over)
+    bench.run()
+    assert bench.clock.now - bench.begun_s == pytest.approx(KEY_S, abs=0.1)
+    assert bench.robot.commands == []
+    stop = bench.guard.report()["stop"]
+    assert stop == {"kind": "operator", "message": f"nobody held the dead-man key within {KEY_S:g} s"}
 
 
 def test_the_first_reason_of_a_stop_is_the_one_that_is_told(bench):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from robokd.sim2real import process as process_module
-from robokd.sim2real.process import Process, prepare, quantiles
+from robokd.sim2real.process import PRIORITY, Process, pin, prioritise, quantiles
 
 from robokd import UserError
 
@@ -125,15 +125,15 @@ def test_only_what_was_printed_is_kept(start, tmp_path):
 
 def test_no_process_of_ours_is_pinned_where_nothing_is_said():
     before = os.sched_getaffinity(0)
-    prepare((), 1, fifo=False)
+    pin((), 1)
     assert os.sched_getaffinity(0) == before
 
 
 def test_a_process_is_pinned_to_the_core_of_its_place():
     core = max(os.sched_getaffinity(0))
     code = (
-        "from robokd.sim2real.process import prepare; import os\n"
-        f"prepare((9999, {core}), 1, fifo=False); print(os.sched_getaffinity(0))"
+        "from robokd.sim2real.process import pin; import os\n"
+        f"pin((9999, {core}), 1); print(os.sched_getaffinity(0))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str({core})
@@ -142,7 +142,7 @@ def test_a_process_is_pinned_to_the_core_of_its_place():
 def test_a_core_that_there_is_not_is_a_mistake(monkeypatch):
     monkeypatch.setattr(process_module.os, "sched_getaffinity", lambda _: {0})
     with pytest.raises(UserError, match=r"runtime.cores=\[0, 1023\]: this machine has cores 0"):
-        prepare((0, 1023), 1, fifo=False)
+        pin((0, 1023), 1)
 
 
 def test_real_time_priority_that_is_not_allowed_is_a_mistake(monkeypatch):
@@ -151,7 +151,7 @@ def test_real_time_priority_that_is_not_allowed_is_a_mistake(monkeypatch):
 
     monkeypatch.setattr(process_module.os, "sched_setscheduler", refuse)
     with pytest.raises(UserError, match=r"runtime\.fifo=true needs the right to real-time priority: start"):
-        prepare((), 0, fifo=True)
+        prioritise([0], PRIORITY)
 
 
 def test_quantiles_of_measured_times():

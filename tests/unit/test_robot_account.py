@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from robokd.sim2real.ladder import Rung
 from robokd.sim2real.robot import Command
 from robokd.sim2real.robot_account import RobotAccount
 from robot_samples import DT, action_spec
@@ -159,3 +160,40 @@ def test_lateness_and_lost_time_are_kept(account):
     assert (summary["times_behind"], summary["lost_s"], summary["substeps"]) == (2, 0.75, 3)
     assert summary["substep_late_s"]["max"] == 0.005
     assert summary["outcomes"] == [True]
+
+
+def told(account, stamp_s, angle, rung=Rung.FOLLOW):
+    sequence = (account.received[-1][1] if account.received else 0) + 1
+    account.command(
+        Command(
+            target=np.array([angle, 0.0], np.float32), stamp_s=stamp_s, sequence=sequence, origin=0, rung=rung
+        ),
+        stamp_s,
+    )
+    return account.summary()["violations"]
+
+
+def test_however_long_the_robot_has_rested_its_first_step_is_one_of_a_period(account):
+    for number in range(3):
+        told(account, number * DT, 0.0, Rung.SLOW)
+    # an eighth of a limit's step each, and by their stamps the first would have taken 50 periods
+    told(account, 0.5, 0.002)
+    assert told(account, 0.5 + DT, 0.006) == {}
+    told(account, 0.5 + 2 * DT, 0.0121)
+    assert account.summary()["violations"] == {"command_acceleration": 1}
+
+
+def test_a_late_step_of_a_robot_that_follows_is_one_of_the_time_that_it_took(account):
+    told(account, 0.0, 0.0)
+    told(account, DT, 0.0)
+    told(account, 3 * DT, 0.004)  # 0.2 rad/s in 0.02 s
+    assert told(account, 4 * DT, 0.0081) == {"command_acceleration": 1}  # to 0.41 rad/s in 0.01 s
+
+
+def test_a_torque_rate_bounds_the_speed_of_targets(account):
+    # a target that moves by 1 rad/s changes the torque of a servo of 100 N m/rad by 100 N m/s
+    robot = {"jerk": None, "kp": [100.0, 100.0], "torque_rate": [50.0, 1e6]}
+    account = RobotAccount(action_spec(), robot, command_timeout_s=0.5)
+    hold(account, 0)
+    assert tell(account, *np.cumsum([0.002, 0.004, 0.005])) == {}
+    assert tell(account, 0.0161) == {"command_velocity": 1}
