@@ -43,6 +43,7 @@ from robokd.export.manifest import focal_px
 from robokd.export.sight import statistics
 from robokd.run import Run
 from robokd.specs import to_dict
+from tests.worlds.reach_felt import ReachFelt
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs one monotonic clock")
 PARTS = {"sim": "mujoco", "renderer": "raster", "corrupt": "clean"}
@@ -70,10 +71,11 @@ def real(camera):
     return statistics(np.concatenate(images)[order], camera, episodes[order], flickers=False)
 
 
-def write(path, step=0.0005, *, is_broken=False, horizon_s=HORIZON_S, **changes):
-    """A bundle of task reach whose policy creeps by `step` rad a tick, with some manifest fields changed."""
-    cfg = registry.find("task", "reach")(horizon_s=horizon_s)
-    task = Reach(cfg)
+def write(path, step=0.0005, *, world=Reach, is_broken=False, horizon_s=HORIZON_S, **changes):
+    """A bundle of a reach task whose policy creeps by `step` rad a tick, with some manifest fields changed."""
+    name = {Reach: "reach", ReachFelt: "reach_felt"}[world]
+    cfg = registry.find("task", name)(horizon_s=horizon_s)
+    task = world(cfg)
     action, proprio, camera = task.action_spec(), task.obs_specs()["proprio"], task.camera_specs()["front"]
     inputs = rows(("proprio", "front", "anchor", "rate"), action.size, proprio=[1, proprio.size])
     inputs["front"] = {"shape": [1, *camera.shape], "dtype": "uint8"}
@@ -81,7 +83,7 @@ def write(path, step=0.0005, *, is_broken=False, horizon_s=HORIZON_S, **changes)
     data = graph(step, inputs, outputs, size=action.size, is_broken=is_broken)
     start = task.start_envelope()
     content = manifest() | {
-        "task": "reach", "task_config": dump(cfg), "sim_config": dump(registry.find("sim", "mujoco")()),
+        "task": name, "task_config": dump(cfg), "sim_config": dump(registry.find("sim", "mujoco")()),
         "renderer_config": dump(registry.find("renderer", "raster")()),
         "corrupt_config": dump(registry.find("corrupt", "clean")()), "action": to_dict(action),
         "observations": {"proprio": to_dict(proprio)}, "cameras": {"front": to_dict(camera)},
@@ -201,6 +203,22 @@ def test_the_log_holds_what_the_policy_saw_and_what_the_robot_received(done):
     assert set(range(1, len(received) + 1)) - set(sent) == set()
     assert all(tick.channels["front"].any() for tick in recording.ticks)
     assert len(recording.episodes) == 2
+
+
+def test_a_policy_that_reads_an_imu_is_given_it_and_the_log_has_it(tmp_path):
+    path = write(tmp_path / "felt.robokd", STEP, world=ReachFelt)
+    said = ("robot=mujoco", "episodes=1", "plugins=[tests.worlds.reach_felt]")
+    assert main(["deploy", *words(path, tmp_path / "runs", *said)]) == 0
+    ticks = read_log(the_run(tmp_path / "runs").path / "log.mcap").ticks
+    gravity = np.array([tick.channels["gravity"] for tick in ticks])
+    assert np.linalg.norm(gravity, axis=1) == pytest.approx(1, abs=1e-3)
+    assert gravity[0, 2] > 0.8  # the hand looks down: its z is where gravity points
+    gyro = np.array([tick.channels["gyro"] for tick in ticks])
+    assert 0.01 < np.abs(gyro[len(gyro) // 2 :]).max() < 1.0
+    assert all(
+        tick.captured_s["gyro"] == pytest.approx(tick.captured_s["joint_pos"], abs=1e-6) for tick in ticks
+    )
+    assert main(["replay", f"log={the_run(tmp_path / 'runs').path}", f"runs={tmp_path / 'again'}"]) == 0
 
 
 def test_the_robot_rests_after_every_episode(done):
