@@ -72,7 +72,7 @@ def real(camera):
 
 
 def write(path, step=0.0005, *, world=Reach, is_broken=False, horizon_s=HORIZON_S, **changes):
-    """A bundle of a reach task whose policy creeps by `step` rad a tick, with some manifest fields changed."""
+    """A bundle of a reach task whose policy creeps by `step` rad a tick, with manifest fields changed."""
     name = {Reach: "reach", ReachFelt: "reach_felt"}[world]
     cfg = registry.find("task", name)(horizon_s=horizon_s)
     task = world(cfg)
