@@ -10,7 +10,7 @@ written as they come; those that the file has are not made again. Two files may 
     ours                            distill as it comes, until the target
     rsl_rl                          its defaults: an Adam step on 15 x 256 frames, each used once
     rsl_rl, gradient steps as ours  75 steps of 256 frames on every 15 x 256; ours has 80 on 16 x 256
-    dagger, bc, random teacher      102 400 frames and labels, 2000 gradient steps, however well they do
+    dagger, bc, random teacher      until all episodes succeed, at most 102 400 frames and labels, 2000 steps
     reward alone                    PPO from the same pictures, 102 400 frames, each learned from five times
 
 rsl_rl's learner has no loss for where the goal is, so its student has no estimate; ours has both as defaults.
@@ -58,7 +58,7 @@ class Budget:
 
 
 PEERS = {
-    "rsl_rl": Budget(settings=Peer(), every=38_400, frames=400_000),
+    "rsl_rl": Budget(settings=Peer(), every=38_400, frames=500_000),
     "rsl_rl, gradient steps as ours": Budget(
         settings=Peer(epochs=5, gradient_length=1), every=3840, frames=150_000
     ),
