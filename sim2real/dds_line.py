@@ -7,6 +7,7 @@ its silence stops the run first.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ class Line:
 
         def take() -> Arrived | None:
             samples = reader.take()
-            return self._arrived(samples[-1], time.monotonic()) if samples else None
+            with contextlib.suppress(Foreign):
+                return self._arrived(samples[-1], time.monotonic()) if samples else None
+            return None
 
         return take
 

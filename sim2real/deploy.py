@@ -29,7 +29,7 @@ from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.senses import Senses
 from robokd.sim2real.shadow import Shadow
 from robokd.sim2real.stage import create_run, open_to_run
-from robokd.sim2real.stop_key import HOW
+from robokd.sim2real.stop_key import HOW, terminal_kept
 
 from robokd import UserError
 from robokd.config import words
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 EYES = "robokd.sim2real.eyes"
 HOMING_S = 60.0
+LISTEN_S = 0.05
 Connect = Callable[[], tuple[socket.socket, socket.socket]]
 
 
@@ -57,7 +58,7 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
     policy, plan = Policy(bundle), make_plan(config, bundle)
     shadow = open_shadow(config, bundle)
     lookout = Lookout(bundle, config.mismatch, is_simulated=is_simulated(config))
-    account, pace, stopped = Account(), Pace(bundle.action.control_dt), None
+    account, pace = Account(), Pace(bundle.action.control_dt)
     with started(config, bundle, connect) as hands:
         lookout.inspect(hands.board, hands.plant)
         pin(config.runtime.cores, 0)  # not before: robot and cameras would inherit the core
@@ -70,16 +71,7 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
             link=hands.link, senses=hands.senses, policy=policy, log=log, pace=pace, account=account,
             watchers=(lookout, shadow) if shadow else (lookout,), plant=hands.plant,
         )  # fmt: skip
-        try:
-            with at_home(config, bundle, hands.link):
-                run_loop(crew, plan, after_episode=lambda: say(account))
-        except LogError as error:  # what is not recorded does not go on
-            stopped = SafetyStop("log", str(error))
-        except SafetyStop as stop:
-            stopped = stop
-        finally:
-            hands.stop(*(("end", "") if stopped is None else (stopped.kind, stopped.message)))
-            digest, stopped = close_log(log, hands.link, stopped)
+        digest, stopped = led(config, bundle, crew, plan, hands)
     stopped = stopped or over_budget(config, account, pace)
     report = hands.plant.report() if hands.plant else {}
     content = {
@@ -126,16 +118,43 @@ def at_home(config: DeployConfig, bundle: Bundle, link: GuardLink) -> Iterator[N
     link.home(home, HOMING_S)
 
 
-def close_log(log: Log, link: GuardLink, stopped: SafetyStop | None) -> tuple[str, SafetyStop | None]:
-    """Write what is left, and why the run ended; return the hash of all actions, and the stop."""
+def led(
+    config: DeployConfig, bundle: Bundle, crew: Crew, plan: Plan, hands: Hands
+) -> tuple[str, SafetyStop | None]:
+    """Follow the plan, then bring the robot to rest and close the log, whatever happens.
+
+    Return the hash of all actions, and the stop that ended the run, if one did.
+    """
+    stopped, end = None, ("interrupt", "")
     try:
-        for sent in link.sents:
-            log.sent(sent)
+        with at_home(config, bundle, crew.link):
+            run_loop(crew, plan, after_episode=lambda: say(crew.account))
+        end = "end", ""
+    except LogError as error:  # what is not recorded does not go on
+        stopped = SafetyStop("log", str(error))
+    except SafetyStop as stop:
+        stopped = stop
+    finally:
         if stopped is not None:
-            log.event(time.monotonic(), stopped.kind, str(stopped))
-        return log.close(), stopped
+            end = stopped.kind, stopped.message
+        try:
+            hands.stop(*end)
+        finally:
+            digest, failed = close_log(crew, *end)
+    return digest, stopped or failed
+
+
+def close_log(crew: Crew, kind: str, message: str) -> tuple[str, SafetyStop | None]:
+    """Write what is left, and why the run ended; return the hash of all actions, and the stop."""
+    log = crew.log
+    try:
+        for sent in crew.link.sents:
+            log.sent(sent)
+        if kind != "end":
+            log.event(time.monotonic(), kind, message)
+        return log.close(), None
     except LogError as error:
-        return log.close(), stopped or SafetyStop("log", str(error))
+        return log.close(), SafetyStop("log", str(error))
 
 
 def over_budget(config: DeployConfig, account: Account, pace: Pace) -> SafetyStop | None:
@@ -215,7 +234,7 @@ class Hands:
 @contextlib.contextmanager
 def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> Iterator[Hands]:
     """Start the robot if it is a simulated one, its guard and its cameras; all have ended after the block."""
-    with one_interrupt(), contextlib.ExitStack() as ends:
+    with terminal_kept(), one_interrupt(), contextlib.ExitStack() as ends:
         plant = None
         if isinstance(config.robot, SimulatedCfg):
             plant = config.robot.plant(bundle=bundle, seed=config.seed)
@@ -249,7 +268,7 @@ def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> It
         ends.callback(hands.stop, "end", "")
         link.ready()
         if eyes is not None:
-            wait_for(eyes, leash)
+            wait_for(eyes, leash, link)
             print(eyes.printed(), end="", file=sys.stderr, flush=True)  # what it warns of
         if link.stop_key:
             print(HOW[link.stop_key], file=sys.stderr, flush=True)
@@ -260,10 +279,12 @@ def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> It
             hands.stop("interrupt", "")
 
 
-def wait_for(eyes: Process, leash: socket.socket) -> None:
+def wait_for(eyes: Process, leash: socket.socket, link: GuardLink) -> None:
     """Wait until the cameras are open; UserError where they cannot be opened."""
-    ready, _, _ = select.select([leash], [], [], READY_S)
-    if not ready or leash.recv(len(READY)) != READY:
+    deadline = time.monotonic() + READY_S
+    while not select.select([leash], [], [], LISTEN_S)[0] and time.monotonic() < deadline:
+        link.listen()  # what the guard says meanwhile is to find room
+    if not select.select([leash], [], [], 0)[0] or leash.recv(len(READY)) != READY:
         raise UserError(f"the cameras cannot be opened: {eyes.fate()}")
 
 
@@ -276,7 +297,10 @@ def check_task(config: DeployConfig, bundle: Bundle) -> None:
 def open_log(config: DeployConfig, bundle: Bundle, run: Run) -> Log:
     """Return the log of a run, open."""
     about = {"task": bundle.manifest["task"], "bundle_sha256": bundle.sha256, "robot": config.robot.name}
-    return Log(run.path / "log.mcap", about)
+    try:
+        return Log(run.path / "log.mcap", about)
+    except LogError as error:
+        raise UserError(str(error)) from None
 
 
 def say(account: Account) -> None:

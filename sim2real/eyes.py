@@ -24,7 +24,7 @@ WAIT_S = 0.05
 
 def main(argv: list[str]) -> int:
     """Show pictures until the leash is cut; return the exit code."""
-    for name in (signal.SIGINT, signal.SIGHUP):
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     board, line, link, *words = argv
     leash = socket.socket(fileno=int(line))

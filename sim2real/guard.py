@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -27,25 +26,27 @@ from typing import Any
 
 import numpy as np
 from robokd.sim2real import safety
+from robokd.sim2real.arming import check_arm
 from robokd.sim2real.grid import SHORTEST, Grid
+from robokd.sim2real.guard_link import ACCOUNT
 from robokd.sim2real.ladder import Ladder, Patience, Rung
 from robokd.sim2real.limiter import Bounds, Limiter
 from robokd.sim2real.packets import REASONS, Channel, Kind, Packet, imu_values
-from robokd.sim2real.process import GUARD_PRIORITY, pin, prioritise, quantiles
-from robokd.sim2real.robot import Command, JointReading, Robot
+from robokd.sim2real.process import GUARD_PRIORITY, pin, print_error, prioritise, quantiles
+from robokd.sim2real.robot import UNTOLD, Command, JointReading, Robot
 from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.stop_key import KEY_S, StopKey
 
 from robokd import UserError
 from robokd.config import DeployConfig, compose
-from robokd.export.bundle import Bundle, check_trust, read_bundle
+from robokd.export.bundle import Bundle, read_bundle
 from robokd.files import to_json, write_atomic
 
 SPIN_S = 0.3e-3  # the last part of a wait is spun: select wakes late
 HOMING_SPEED = 0.15  # share of the velocity limit
+HOME_S = 0.5  # that a policy may not have said that it still wants the robot home
+LATEST = 2  # control periods from when a command was sent until it is too old to be followed
 HOMING_ERROR = 0.2  # rad that a joint may lag behind while it goes home
-LONGEST_ALONE_S = 1.0  # that a robot may go on after its guard has died
-ACCOUNT = "guard.json"
 # a terminal's, for all of the deployment: interrupted, closed, or given to the shell when the policy process
 # is frozen, it would end or freeze the guard with the robot at speed
 TERMINAL_SIGNALS = (
@@ -77,7 +78,11 @@ class Guard:
         self._asked: tuple[int, np.ndarray | None, float] | None = None  # token, home, until when
         self._is_over = self._has_said = False
         self.folder: Path | None = None  # of the run
-        self.longest_gap_s = 0.0  # between two turns of the loop: a guard that is not scheduled cannot guard
+        self._home_s = 0.0  # when the policy last said that it wants the robot home
+        self.longest_gap_s = 0.0  # between two turns of the loop
+        # longest that a wait took beyond what it was to take, and when it ended: a guard that is not
+        # scheduled cannot guard
+        self.overslept_s = 0.0, 0.0
 
     def run(self) -> None:
         """Serve until the policy lets go, is gone, or the robot must be stopped; then it has been stopped."""
@@ -102,7 +107,7 @@ class Guard:
             "stop": {"kind": kind, "message": message} if kind else None, "rungs": changes[-1000:],
             "commands": self._sequence, "limited": dict(self.counts), "packets": dict(self.channel.counts),
             "added_s": quantiles(self.added_s), "shadow": self.is_shadow,
-            "longest_gap_s": self.longest_gap_s,
+            "longest_gap_s": self.longest_gap_s, "overslept_s": list(self.overslept_s),
         }  # fmt: skip
 
     def _guarded(self, part: Callable[[], object]) -> bool:
@@ -118,7 +123,7 @@ class Guard:
             self._stop("robot_lost", str(error) or type(error).__name__)
             return False
         except Exception as error:
-            traceback.print_exc()
+            print_error()
             self._stop("guard_fault", repr(error))
             return False
         return True
@@ -140,13 +145,16 @@ class Guard:
             until, is_exact = min(tick_s, self.grid.release_s(self._pending[3])), True
         elif self.ladder.rung in (Rung.SLOW, Rung.REST) or self._home is not None:
             until = min(tick_s, self.grid.due_s)
-        rest = until - time.monotonic()
-        if rest > SPIN_S or not is_exact:
+        begun = time.monotonic()
+        if (rest := until - begun) > SPIN_S or not is_exact:
+            files = [*([self.channel] if self.channel.is_open else []), *self.key.files()]
             with contextlib.suppress(ValueError):  # of a socket that was closed meanwhile
-                select.select([self.channel, *self.key.files()], [], [], max(rest - SPIN_S * is_exact, 0.0))
+                select.select(files, [], [], max(rest - SPIN_S * is_exact, 0.0))
         if is_exact:
             while time.monotonic() < until:
                 pass
+        now = time.monotonic()
+        self.overslept_s = max(self.overslept_s, (now - max(until, begun), now))
 
     def _hear(self) -> None:
         for packet in self.channel.receive():
@@ -187,10 +195,17 @@ class Guard:
         self._pending = number, target, packet.sent_s, arrived_s
 
     def _ask(self, token: int, home: np.ndarray | None) -> None:
-        """Take note that the robot is wanted; `_hand_over` gives it as soon as the operator lets it move."""
+        """Take note that the robot is wanted; `_hand_over` gives it as soon as the operator lets it move.
+
+        That it is wanted home is said again and again: a policy that is frozen does not want it.
+        """
+        self._home_s = now = time.monotonic()
+        if token == self._token or (self._asked is not None and token == self._asked[0]):
+            return
         if home is not None:
             safety.check_command(home)
-        self._asked = token, home, time.monotonic() + KEY_S
+        self.key.begin()
+        self._asked = token, home, now + KEY_S
 
     def _hand_over(self) -> None:
         """Anchor the limits where the robot is and follow from there; refuse what is no place to begin."""
@@ -205,6 +220,10 @@ class Guard:
             return
         reading = self._feel(is_fresh=True)
         now = time.monotonic()
+        if UNTOLD != reading.sequence < self._sequence:  # its target is not yet the last one that was sent
+            if now > until_s:
+                raise SafetyStop("start", f"the robot has not taken the last command within {KEY_S:g} s")
+            return
         if home is None:
             self.limiter.begin(safety.start_anchor(reading, self.bundle))
         else:
@@ -238,11 +257,7 @@ class Guard:
             if now >= self.grid.release_s(now):
                 self._go_home(now)
         elif self._pending is not None and now >= self.grid.release_s(self._pending[3]):
-            number, target, sent_s, arrived_s = self._pending
-            self._pending = None
-            stamp, step = self.grid.next(now, has_waited=self.grid.release_s(arrived_s) > arrived_s)
-            moved, reasons = limiter.limit(target, step)
-            self.added_s.append(self._send(stamp, step, number, target, moved, reasons) - sent_s)
+            self._follow(*self._pending, now)
         before = self.ladder.rung
         rung = self.ladder.climb(now, self.grid.due_s, is_at_rest=self._is_at_rest())
         is_due = now >= (
@@ -257,6 +272,16 @@ class Guard:
             self._is_over = True
             self._say_stopped()
 
+    def _follow(self, number: int, target: np.ndarray, sent_s: float, arrived_s: float, now: float) -> None:
+        """Send what the policy has commanded, within the limits."""
+        self._pending = None
+        if now - sent_s > LATEST * self.grid.period_s:  # this process was frozen
+            self.counts["command_stale"] += 1
+            return
+        stamp, step = self.grid.next(now, has_waited=self.grid.release_s(arrived_s) > arrived_s)
+        moved, reasons = self.limiter.limit(target, step)
+        self.added_s.append(self._send(stamp, step, number, target, moved, reasons) - sent_s)
+
     def _is_at_rest(self) -> bool:
         return not (self.limiter.rate.any() or self.limiter.acceleration.any())
 
@@ -265,6 +290,8 @@ class Guard:
         assert self._home is not None
         assert self.reading is not None
         anchor = self.limiter.position
+        if now - self._home_s > HOME_S:
+            raise SafetyStop("command_timeout", f"the policy has not asked for home for {HOME_S:g} s")
         if (lag := np.abs(self.reading.position - anchor).max()) > HOMING_ERROR:
             raise SafetyStop("homing", f"a joint lags {lag:.3f} rad behind on the way home: is it blocked?")
         most = HOMING_SPEED * np.array(self.action.velocity) * self.grid.period_s
@@ -335,7 +362,7 @@ def main(argv: list[str]) -> int:
             gc.disable()
             guard.run()
     except Exception as error:
-        traceback.print_exc()
+        print_error()
         if channel is not None:
             kind = "mistake" if isinstance(error, UserError) else "fault"
             channel.send(Kind.STOPPED, kind=kind, message=str(error) or repr(error))
@@ -348,22 +375,6 @@ def main(argv: list[str]) -> int:
             if guard is not None:
                 _say_report(guard)
     return 0
-
-
-def check_arm(robot: Robot, bundle: Bundle, config: DeployConfig) -> None:
-    """Refuse to move hardware that nothing would stop, or from a bundle that nobody vouches for."""
-    if not robot.is_hardware:
-        return
-    check_trust(bundle, is_hardware=True)
-    least, alone_s = bundle.action.control_dt, robot.command_timeout_s
-    if config.arm and alone_s is not None and not least < alone_s <= LONGEST_ALONE_S:
-        wanted = f"more than a control period, {least:g} s, and at most {LONGEST_ALONE_S:g} s"
-        raise UserError(f"arm=true is refused: robot.command_timeout_s is {alone_s:g}, wanted {wanted}")
-    if config.arm and alone_s is None:
-        raise UserError(
-            f"arm=true is refused: robot={config.robot.name} would go on with its last command if the guard "
-            "died. Say after how long its own controller stops by itself with robot.command_timeout_s=…"
-        )
 
 
 def _say_report(guard: Guard) -> None:

@@ -5,6 +5,7 @@ Shapes: A joints; rad, rad/s, s on time.monotonic().
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections import deque
@@ -23,11 +24,14 @@ from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.stop_key import KEY_S
 
 from robokd import UserError
+from robokd.files import read_json
 
 MODULE = "robokd.sim2real.guard"
+ACCOUNT = "guard.json"  # in the run's folder
 REMEMBERED = 256  # states of the joints: about a second
 READY_S = 60.0  # for the guard to find its robot
 ANSWER_S = 1.0
+HOME_AGAIN_S = 0.02
 ENDING_S = 15.0  # for the robot to come to rest, and for the account
 
 
@@ -75,6 +79,7 @@ class GuardLink:
         self._is_ready = False
         self._token = self._number = 0
         self._stopped: tuple[str, str] | None = None
+        self._folder: Path | None = None  # of the run
 
     def ready(self) -> None:
         """Wait until the guard has its robot; UserError where it cannot have it."""
@@ -93,8 +98,14 @@ class GuardLink:
         """Let the guard move the robot slowly to joint positions (A,) and wait there."""
         self.listen()
         self._token += 1
-        self.channel.send(Kind.HOME, token=self._token, position=position)
-        self._until(lambda: self._is_in(Rung.IDLE), timeout_s, "the robot does not get home")
+        deadline = time.monotonic() + timeout_s
+        while not self._is_in(Rung.IDLE):
+            if time.monotonic() > deadline:
+                raise SafetyStop("guard_lost", f"the robot does not get home within {timeout_s:g} s")
+            # again and again: the guard does not move a robot for a policy that is frozen
+            self.channel.send(Kind.HOME, token=self._token, position=position)
+            time.sleep(HOME_AGAIN_S)
+            self.listen()
 
     def command(self, target: np.ndarray) -> int:
         """Send joint targets (A,) and return their number."""
@@ -119,6 +130,9 @@ class GuardLink:
                 raise RuntimeError(message)
             raise SafetyStop(kind, message)
         if not self.channel.is_open:
+            self._read_account()
+            if stop := self.report.get("stop"):
+                raise SafetyStop(stop["kind"], stop["message"])
             raise SafetyStop("guard_lost", self.process.fate())
 
     def stop(self, kind: str = "end", message: str = "") -> None:
@@ -139,14 +153,22 @@ class GuardLink:
             # who is interrupted here leaves a guard that goes on bringing the robot to rest
             self.channel.close()
             self.process.end(patience_s)
+            self._read_account()
 
     def log_into(self, folder: Path) -> None:
         """Let the guard leave its account in the run's folder."""
+        self._folder = folder
         self.channel.send(Kind.LOG, folder=str(folder.absolute()))
 
     def keep_output(self, folder: Path) -> None:
         """Write what the guard printed into the run's folder."""
         self.process.keep_output(folder / "guard_output.txt")
+
+    def _read_account(self) -> None:
+        """Read the account that the guard has left, where what it said of it found no room in the channel."""
+        if self._folder is not None and not self.report:
+            with contextlib.suppress(UserError):
+                self.report = read_json(self._folder / ACCOUNT)
 
     def _is_in(self, mode: Rung) -> bool:
         return bool(self.states) and self.states[-1].token == self._token and self.states[-1].mode == mode

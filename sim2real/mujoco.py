@@ -5,6 +5,7 @@ They share nothing but sockets, as a robot and its computer do. This side needs 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -26,6 +27,7 @@ from robokd.registry import plugins, register
 
 HOST = "robokd.sim2real.mujoco_host"
 REPORT = "robot_log.json"
+BACKLOG = 32  # times MOST_AT_ONCE packets: more than a socket holds
 LEAST_PATIENCE_S = 5.0  # to write that report
 
 
@@ -71,7 +73,8 @@ class MujocoJoints:
 
     def connect(self) -> None:
         """See Robot.connect; the plant has compared the bundle before."""
-        self._take()
+        for _ in range(BACKLOG):
+            self._take()
         self._newest = None  # what was said before anybody listened is old, and the newest had no room
         self.read()
 
@@ -212,7 +215,8 @@ class MujocoPlant:
             if self._process is not None:
                 self._process.end(patience_s)
                 if self._folder is not None:
-                    self._process.keep_output(self._folder / "robot_output.txt")
+                    with contextlib.suppress(OSError):  # a full disk
+                        self._process.keep_output(self._folder / "robot_output.txt")
 
     def report(self) -> dict[str, Any]:
         """See Plant.report; empty where the process died before it could say."""

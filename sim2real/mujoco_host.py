@@ -3,8 +3,8 @@
     python -m robokd.sim2real.mujoco_host <descriptors of three sockets: control, joints, cameras> <plugin> …
 
 It applies joint targets as they arrive and holds the last one, says by itself how its joints are and sends
-every new picture, and keeps an account of its own (robot_account.py). It ignores Ctrl-C. When whoever drives
-it is gone it goes on by itself: it ends when the control line is closed and the joints' line is, too.
+every new picture, and keeps an account of its own (robot_account.py). It ignores Ctrl-C and SIGTERM. When
+whoever drives it is gone it goes on by itself: it ends when both the control line and the joints' are closed.
 The one place on the robot's side that needs torch and the simulator.
 """
 
@@ -281,7 +281,7 @@ class Host:
 
 def main(argv: list[str]) -> int:
     """Serve whoever is at the other ends of the sockets; return the exit code."""
-    for name in (signal.SIGINT, signal.SIGHUP):
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     torch.set_num_threads(1)
     control, joints, cameras = (socket.socket(fileno=int(one)) for one in argv[:3])

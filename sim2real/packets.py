@@ -22,6 +22,7 @@ from robokd.sim2real.robot import ImuReading
 MAGIC, VERSION = 0x6B626F72, 1
 REASONS = ("position", "velocity", "acceleration", "jerk", "shadow")  # bits of SENT: why it is another
 MOST_BYTES = 64 * 1024
+MOST_AT_ONCE = 64
 HEADER = np.dtype([
     ("magic", "<u4"), ("version", "<u2"), ("kind", "<u2"), ("sequence", "<u8"), ("sent_s", "<f8"),
     ("crc", "<u4"),
@@ -151,9 +152,14 @@ class Channel:
         return True
 
     def receive(self) -> list[Packet]:
-        """Return what has come, in order; `is_open` tells whether more can come."""
+        """Return what has come, in order, MOST_AT_ONCE at most; `is_open` tells whether more can come.
+
+        What comes faster than it is read must not keep the reader from everything else.
+        """
         packets = []
-        while self.is_open:
+        for _ in range(MOST_AT_ONCE):
+            if not self.is_open:
+                break
             try:
                 data = self.socket.recv(MOST_BYTES + 1)
             except BlockingIOError:

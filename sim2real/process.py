@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,6 +93,12 @@ def prioritise(pids: Sequence[int], priority: int) -> None:
         except PermissionError:
             cure = "start it with CAP_SYS_NICE (or set rtprio in /etc/security/limits.conf)"
             raise UserError(f"runtime.fifo=true needs the right to real-time priority: {cure}") from None
+
+
+def print_error() -> None:
+    """Print a traceback, where there is room for it: a full disk is no reason to let the robot go."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float | None]:

@@ -17,6 +17,7 @@ from robokd.sim2real.robot import Command
 from robokd.specs import ActionSpec
 
 TOLERANCE = 1e-4  # of a limit; position: of the joint's range
+PAUSE = 2  # control periods: longer than the guard waits for a command before it takes over
 ROUNDING = 2.4e-7  # rad, the last place of a float32 target around 3 rad
 
 
@@ -24,8 +25,9 @@ class RobotAccount:
     """Checks every command received and every measured state against the contract's limits, by counting.
 
     Rates are finite differences over the guard's own times, which each command carries, between commands that
-    follow each other in sequence. An episode, and what comes after the guard has brought the robot to rest,
-    starts from the target that is held: its first step is judged as one of a control period at most.
+    follow each other in sequence. An episode, what comes after the guard has brought the robot to rest, and
+    what comes after a pause, starts from the target that is held: its first step is judged as one of a
+    control period at most.
     """
 
     def __init__(self, action: ActionSpec, robot: dict[str, Any], command_timeout_s: float) -> None:
@@ -75,7 +77,8 @@ class RobotAccount:
             return
         self._check_position("command_position", target)
         dt = max(command.stamp_s - self._stamp_s, 1e-9)
-        if self._rests and self._rate is not None and not self._rate.any():
+        is_still = self._rate is not None and not self._rate.any()
+        if is_still and (self._rests or dt > PAUSE * self._dt):
             dt = min(dt, self._dt)
         self._rests = command.rung in (Rung.SLOW, Rung.REST)
         rate = None if self._target is None else (target - self._target) / dt

@@ -11,6 +11,7 @@ import os
 import termios
 import time
 import tty
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +25,24 @@ HOW = {  # what the operator is told
 KEY_S = 10.0  # for a dead-man key to be held down
 NO_KEY = b"\0"  # _POSIX_VDISABLE
 REPEAT_S = 0.75  # a terminal's first repeat comes after up to 0.66 s
+
+
+@contextlib.contextmanager
+def terminal_kept(terminal: str = TERMINAL) -> Iterator[None]:
+    """Give a terminal back as it was, also where a StopKey in another process was killed."""
+    try:
+        file = os.open(terminal, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        yield
+        return
+    before = termios.tcgetattr(file)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):  # it is gone
+            if termios.tcgetattr(file) != before:
+                termios.tcsetattr(file, termios.TCSANOW, before)
+        os.close(file)
 
 
 class StopKey:
@@ -73,14 +92,22 @@ class StopKey:
     def pressed(self) -> str:
         """Return why the robot is to be stopped, or nothing."""
         typed = self._read()
+        if typed and self._mode == "any":
+            self.press("a key was pressed")  # whoever asks next is to know it too
         if self._said or self._mode != "hold":
-            return self._said or ("a key was pressed" if typed else "")
+            return self._said
         now = time.monotonic()
         if typed:
             self._held_s = now
         if self._file >= 0 and self._held_s and now - self._held_s > REPEAT_S:
             return "the dead-man key was let go"
         return ""
+
+    def begin(self) -> None:
+        """Forget that a dead-man key was down: it has to be from here on."""
+        if self._mode == "hold":
+            self._read()
+            self._held_s = 0.0
 
     def is_ready(self) -> bool:
         """Whether the robot may move: a dead-man key must be down, and what was not told to stop may go."""

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from robokd.sim2real import arming, packets
 from robokd.sim2real import guard as guard_module
-from robokd.sim2real import packets
+from robokd.sim2real.arming import check_arm
 from robokd.sim2real.grid import NEAR, SHORTEST
-from robokd.sim2real.guard import ACCOUNT, HOMING_ERROR, HOMING_SPEED, Guard, check_arm, main
+from robokd.sim2real.guard import ACCOUNT, HOME_S, HOMING_ERROR, HOMING_SPEED, Guard, main
 from robokd.sim2real.ladder import Rung
 from robokd.sim2real.packets import MOST_BYTES, Channel, Kind, encode, layouts, pair
 from robokd.sim2real.robot_account import RobotAccount
@@ -524,8 +525,10 @@ def test_a_hand_over_of_a_robot_that_moves_is_refused(bench, home):
     assert bench.stopped[0] == "start"
 
 
-def go_home(bench, position, moment_s=0.0):
-    bench.at(moment_s, lambda: bench.say(Kind.HOME, token=99, position=np.float32(position)))
+def go_home(bench, position, moment_s=0.0, last_s=40.0):
+    """Ask for home again and again, as the policy process does while it waits."""
+    for when in np.arange(moment_s, last_s, 0.1):
+        bench.at(when, lambda: bench.say(Kind.HOME, token=99, position=np.float32(position)))
 
 
 def test_homing_goes_slowly_to_the_very_place_and_waits_there(bundle, monkeypatch):
@@ -541,6 +544,15 @@ def test_homing_goes_slowly_to_the_very_place_and_waits_there(bundle, monkeypatc
     assert bench.when("IDLE") == pytest.approx(0.55 / (HOMING_SPEED * 1.0), rel=0.05)
     assert bench.guard.counts["command_refused"] == 1
     assert bench.rows(Kind.STATE)[-1]["token"] == 99
+
+
+def test_a_policy_that_is_frozen_does_not_bring_the_robot_home(bundle, monkeypatch):
+    bench = Bench(bundle, monkeypatch, position=(0.6, -0.4))
+    go_home(bench, [0.05, 0.1], last_s=0.55)
+    bench.run().assert_sound()
+    assert bench.walk() == ["FOLLOW", "SLOW", "STOP"]
+    assert bench.when("SLOW") == pytest.approx(0.5 + HOME_S, abs=2 * DT)
+    assert bench.guard.report()["stop"]["kind"] == "command_timeout"
 
 
 def test_homing_at_home_ends_at_once(bench):
@@ -664,6 +676,40 @@ def test_nobody_at_the_dead_man_key_is_no_robot_that_moves(bundle, monkeypatch):
     assert stop == {"kind": "operator", "message": f"nobody held the dead-man key within {KEY_S:g} s"}
 
 
+def test_a_robot_that_does_not_yet_hold_the_last_command_is_waited_for(bench):
+    # what it says of its target is from before: limits that begin there would begin with a step
+    bench.creep(30)
+    bench.at(31 * DT, bench.release)
+    bench.at(31 * DT + 0.2, lambda: bench.robot.changes.update(sequence=1, target=np.zeros(2, np.float32)))
+    bench.at(31 * DT + 0.3, bench.hand_over)
+    bench.at(31 * DT + 0.5, bench.robot.changes.clear)
+    bench.at(31 * DT + 0.8, bench.stop)
+    bench.run()
+    assert bench.when("FOLLOW") == pytest.approx(31 * DT + 0.5, abs=2 * TICK_S)
+    assert bench.guard.report()["stop"]["kind"] == "end"
+
+
+def test_a_robot_that_never_takes_the_last_command_is_not_handed_over(bench):
+    bench.creep(30)
+    bench.at(31 * DT, bench.release)
+    bench.at(31 * DT + 0.2, lambda: bench.robot.changes.update(sequence=1))
+    bench.at(31 * DT + 0.3, bench.hand_over)
+    bench.run().assert_sound()
+    assert bench.guard.report()["stop"]["kind"] == "start"
+    assert bench.walk()[-1] == "STOP"
+
+
+def test_a_command_that_waited_through_a_freeze_is_not_followed(bench):
+    bench.creep(30)
+    # it comes too soon after the last one and has to wait; meanwhile the guard is frozen
+    bench.at(30 * DT + 0.2 * DT, lambda: bench.command([31 * CREEP] * 2))
+    bench.at(30 * DT + 0.3 * DT, lambda: setattr(bench.clock, "now", bench.clock.now + 5 * DT))
+    bench.at(31 * DT + 1.0, bench.stop)
+    bench.run().assert_sound()
+    assert bench.guard.counts["command_stale"] == 1
+    assert bench.targets.max() == pytest.approx(30 * CREEP, abs=1e-6)
+
+
 def test_the_first_reason_of_a_stop_is_the_one_that_is_told(bench):
     end = bench.creep(30)
     bench.at(end + 0.2 * DT, lambda: bench.say(Kind.STOP, kind="stale_front", message="front is old"))
@@ -780,7 +826,7 @@ def test_the_account_of_a_run_of_many_troubles_fits_into_a_packet(bench):
 
 
 def test_hardware_is_not_armed_where_nothing_would_stop_it(bundle, monkeypatch):
-    monkeypatch.setattr(guard_module, "check_trust", lambda *_, **__: None)
+    monkeypatch.setattr(arming, "check_trust", lambda *_, **__: None)
     config = SimpleNamespace(arm=True, robot=SimpleNamespace(name="steel"))
     robot = FakeRobot(FakeClock(), is_hardware=True, command_timeout_s=None)
     with pytest.raises(UserError, match=r"arm=true is refused: robot=steel .* robot\.command_timeout_s"):
@@ -789,6 +835,9 @@ def test_hardware_is_not_armed_where_nothing_would_stop_it(bundle, monkeypatch):
     check_arm(robot, bundle, config)
     robot.command_timeout_s, config.arm = 0.1, True
     check_arm(robot, bundle, config)
+    robot.stop_key = ""
+    with pytest.raises(UserError, match=r"arm=true is refused: no stop key named ''.* Known: any, hold"):
+        check_arm(robot, bundle, config)
 
 
 def test_hardware_takes_no_bundle_that_nobody_vouches_for(bundle):

@@ -1,5 +1,6 @@
 """The policy's end of the line to the guard: what it says, what it waits for, and how it lets go."""
 
+import json
 import threading
 import time
 
@@ -114,6 +115,18 @@ def test_a_guard_that_is_gone_is_lost_and_its_fate_told(ends):
     with pytest.raises(SafetyStop, match="guard_lost: the guard was killed by SIGKILL"):
         link.listen()
     assert len(link.states) == 1  # what it said before is kept
+
+
+def test_a_stop_that_found_no_room_in_the_line_is_read_from_the_guards_account(ends, tmp_path):
+    link, guard = ends
+    link.log_into(tmp_path)
+    account = {"stop": {"kind": "operator", "message": "a key was pressed"}, "commands": 7}
+    (tmp_path / "guard.json").write_text(json.dumps(account))
+    guard.close()
+    with pytest.raises(SafetyStop, match="operator: a key was pressed"):
+        link.listen()
+    link.stop()
+    assert link.report == account
 
 
 def test_what_was_sent_is_kept_with_its_reasons(ends):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from robokd.sim2real.packets import (
     HEADER,
     KINDS,
+    MOST_AT_ONCE,
     MOST_BYTES,
     Channel,
     Kind,
@@ -201,10 +202,18 @@ def test_a_full_socket_never_blocks_and_what_it_dropped_is_lost_on_the_other_sid
     assert 0 < sent < 5000
     assert left.counts["dropped"] == 5000 - sent
     assert left.is_open
-    assert len(right.receive()) == sent
+    assert sum(len(right.receive()) for _ in range(sent)) == sent
     assert left.send(Kind.COMMAND, number=9999, target=[0, 0])  # there is room again
     assert numbers(right.receive()) == [9999]
     assert right.counts["lost"] == 5000 - sent
+
+
+def test_a_flood_does_not_keep_its_receiver_from_everything_else(ends):
+    left, right = ends
+    while left.send(Kind.COMMAND, number=1, target=[0, 0]):
+        pass
+    assert len(right.receive()) == MOST_AT_ONCE
+    assert right.receive()[0].sequence == MOST_AT_ONCE + 1
 
 
 def test_receiving_from_a_silent_end_does_not_wait(ends):

@@ -183,6 +183,12 @@ def test_however_long_the_robot_has_rested_its_first_step_is_one_of_a_period(acc
     assert account.summary()["violations"] == {"command_acceleration": 1}
 
 
+def test_a_jump_after_a_pause_is_not_as_slow_as_the_pause_was_long(account):
+    told(account, 0.0, 0.0)
+    told(account, DT, 0.0)
+    assert told(account, 3.0, 0.5) == {"command_velocity": 1, "command_acceleration": 1, "command_jerk": 1}
+
+
 def test_a_late_step_of_a_robot_that_follows_is_one_of_the_time_that_it_took(account):
     told(account, 0.0, 0.0)
     told(account, DT, 0.0)

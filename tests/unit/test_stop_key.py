@@ -7,7 +7,7 @@ import time
 
 import pytest
 from robokd.sim2real import stop_key
-from robokd.sim2real.stop_key import REPEAT_S, StopKey
+from robokd.sim2real.stop_key import REPEAT_S, StopKey, terminal_kept
 
 from robokd import UserError
 
@@ -197,6 +197,33 @@ def test_a_key_held_again_is_held(terminal, clock):
         assert stop.pressed() == "the dead-man key was let go"
         terminal.type(b" ")
         assert stop.pressed() == ""
+
+
+def test_a_key_that_somebody_has_asked_for_is_known_to_who_asks_next(terminal):
+    with StopKey("any", terminal.name) as stop:
+        terminal.type(b"x")
+        assert not stop.is_ready()
+        assert stop.pressed() == "a key was pressed"
+        assert not stop.is_ready()
+
+
+def test_a_dead_man_key_from_before_the_robot_was_asked_for_is_none(terminal, clock):
+    with StopKey("hold", terminal.name) as stop:
+        terminal.type(b" ")
+        stop.begin()
+        assert not stop.is_ready()
+        terminal.type(b" ")
+        assert stop.is_ready()
+
+
+def test_a_terminal_is_given_back_also_where_the_guard_was_killed(terminal):
+    before = terminal.settings()
+    with terminal_kept(terminal.name):
+        StopKey("any", terminal.name).__enter__()
+        assert terminal.settings() != before
+    assert terminal.settings() == before
+    with terminal_kept("/does/not/exist"):
+        pass
 
 
 def test_the_robot_may_move_while_a_key_is_down(terminal, clock):
