@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from robokd.specs import CameraSpec
 
 INK, SOFT = "#1f2933", "#9aa5b1"
-COLOURS = ("#2563a8", "#d9722e", "#3d8f5f", "#8b4fa3")
+COLOURS = ("#2563a8", "#d9722e", "#3d8f5f", "#8b4fa3", "#c9a227", "#5f6b76")
 Rows = Sequence[Mapping[str, float | None]]
 
 
