@@ -2,7 +2,8 @@
 
 Message faults hit commands on their way from the policy to the guard, many in one deployment; process faults
 hit a process of it, one each. A case is ok when every fault landed, the robot was told nothing beyond its
-limits and nothing that is no number, and the guard ended where README's table says.
+limits and nothing that is no number, it was brought to rest and stopped as README's table says, and every
+process that was left to say why said the same.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from robokd.sim2real.process import quantiles
 from robokd.sim2real.robot import SimulatedCfg
 from robokd.sim2real.stage import create_run, open_to_run
 from robokd.sim2real.tap import KINDS, NOTHING, Breakage
-from robokd.sim2real.victim import BEGIN_S, END_S, EYES, GUARD, TAP, Victim
+from robokd.sim2real.victim import BEGIN_S, END_S, EYES, GUARD, TAP, Victim, torn
 
 from robokd import UserError, registry
 from robokd.export.bundle import Bundle
@@ -32,7 +33,6 @@ from robokd.run import Run
 if TYPE_CHECKING:
     from robokd.config import FaultsConfig
 
-ENDING = ("nan",)  # message faults that end the run: one each
 EVERY = 4  # commands from one message fault to the next
 FIRST = 20  # command that is hit first
 REACTION = 3  # control periods
@@ -46,15 +46,25 @@ Injection = Callable[[Victim], bool]  # whether there was something to hit
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A process fault: what is done to whom, and what is to become of it."""
+    """A fault that ends the run: what is done to whom, and what is to become of it."""
 
     inject: Injection
     exit_code: int  # of the deployment
-    stop: str  # kind of the stop, by the guard's account, or by the deployment's where there is no guard left
+    stop: str  # kind of the stop, by the account of the guard and of the deployment, of whichever is left
     is_prompt: bool = False  # the guard notices at once, and acts within REACTION periods
     has_guard: bool = True  # that brings the robot to rest; without it the robot's own timeout does
     is_of_cameras: bool = False  # noticed when a picture is too old: the kind ends with the camera's name
     unnoticed_s: float = 0.0  # the policy goes on for so long at most
+    is_of_the_log: bool = False  # which then is to hold something before, and all of it after
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether the policy process lives to leave a summary."""
+        return self.exit_code >= 0
+
+
+# message faults that end the run: one each, which the tap injects
+ENDING = {"nan": Fault(inject=lambda _: True, exit_code=3, stop="non_finite", is_prompt=True)}
 
 
 def process_faults() -> dict[str, Fault]:
@@ -98,6 +108,7 @@ def process_faults() -> dict[str, Fault]:
             exit_code=3,
             stop="log",
             unnoticed_s=5.0,  # the log reaches the disk in chunks
+            is_of_the_log=True,
         ),
     }
 
@@ -180,11 +191,16 @@ def _messages(
         landed = sum(_has_landed(kind, note, rows) for note in notes)
         if landed < len(notes):
             why.append(f"{len(notes) - landed} faults did not land, by the robot's log")
-        if code != (3 if kind in ENDING else 0):
-            why.append(f"the deployment exited with {code}")
-        why += _unaccounted(kind, len(notes), victim.guard_account())
-        moment = notes[0]["moment_s"] if notes and kind in ENDING else None
-        return _judged(victim, log, len(notes), landed, moment, code == 3, why)
+        fault = ENDING.get(kind)
+        if code != (wanted := fault.exit_code if fault else 0):
+            why.append(f"the deployment exited with {code}, wanted {wanted}")
+        if fault is None:
+            why += _unaccounted(kind, len(notes), victim.guard_account())
+        moment = notes[0]["moment_s"] if notes and fault else None
+        trial = _judged(victim, log, len(notes), landed, moment, code == 3, why)
+        if fault and notes:
+            why += _unrested(fault, [fault.stop], trial, victim, log)
+        return trial
 
 
 def _has_landed(kind: str, note: dict[str, Any], rows: Sequence[Sequence[Any]]) -> bool:
@@ -201,9 +217,6 @@ def _has_landed(kind: str, note: dict[str, Any], rows: Sequence[Sequence[Any]]) 
 
 def _unaccounted(kind: str, count: int, account: dict[str, Any]) -> list[str]:
     """Return what the guard's own account lacks of the faults that were injected."""
-    if kind in ENDING:
-        stop = (account.get("stop") or {}).get("kind")
-        return [] if stop == "non_finite" else [f"the guard stopped for {stop!r}, wanted 'non_finite'"]
     counted = {**account.get("limited", {}), **account.get("packets", {})}.get(COUNTED[kind], 0)
     return [] if counted >= count else [f"the guard counted {counted} as {COUNTED[kind]}, wanted {count}"]
 
@@ -215,6 +228,8 @@ def _process(name: str, config: FaultsConfig, bundle: Bundle, run: Run, seed: in
     plan = Breakage(kind=NOTHING, count=1, first=int(random.integers(FIRST // 2, FIRST)))
     with Victim(config, bundle, plan, ["duration_s=600"], run.path / name) as victim:
         note = victim.wait_until_commanded()
+        if fault.is_of_the_log:
+            victim.wait_until_logged()
         time.sleep(period * random.random())
         moment = time.monotonic()
         injected = fault.inject(victim)
@@ -234,6 +249,8 @@ def _process(name: str, config: FaultsConfig, bundle: Bundle, run: Run, seed: in
         stops = [fault.stop + camera for camera in bundle.cameras] if fault.is_of_cameras else [fault.stop]
         judge = _unrested if fault.has_guard else _unguarded
         why += judge(fault, stops, trial, victim, log)
+        if fault.is_of_the_log:
+            why += torn(victim.log_file(), victim.logged_bytes)
         return trial
 
 
@@ -275,20 +292,43 @@ def _unrested(
     fault: Fault, stops: Sequence[str], trial: dict[str, Any], victim: Victim, log: dict[str, Any]
 ) -> list[str]:
     """Return what is wrong with how the guard brought the robot to rest and stopped."""
-    why, moment = [], trial["moment_s"]
-    stop = (victim.guard_account().get("stop") or {}).get("kind")
-    if stop not in stops:
-        why.append(f"the guard stopped for {stop!r}, wanted {' or '.join(stops)}")
+    moment, said = trial["moment_s"], {"guard": (victim.guard_account().get("stop") or {}).get("kind")}
+    if fault.has_policy:
+        said["deployment"] = victim.summary().get("stop_reason")
+    wanted = " or ".join(stops)
+    why = [
+        f"the {who} stopped for {stop!r}, wanted {wanted}" for who, stop in said.items() if stop not in stops
+    ]
     rows = log.get("commands_received", [])
     if len(rows) > 1 and rows[-1][3] != rows[-2][3]:
         why.append("the robot's last two targets differ: it was not brought to rest")
     if not any(row[6] == Rung.SLOW and row[2] > moment for row in rows):
         why.append("the guard did not bring the robot to rest")
     reaction = trial["reaction_s"]
-    is_late = reaction is not None and reaction > REACTION * victim.period_s
-    if fault.is_prompt and is_late and not trial["unscheduled"]:
+    # what the guard was not let run for is not its doing; all else that it took is
+    is_late = reaction is not None and reaction - trial["overslept_s"] > REACTION * victim.period_s
+    if fault.is_prompt and is_late:
         why.append(f"the guard reacted after {reaction:.3f} s, wanted {REACTION} periods")
     return why
+
+
+def _sent_s(account: dict[str, Any], row: Sequence[Any]) -> float:
+    """Return when the guard had sent a command, by its stamp: a busy robot reads it later.
+
+    From the stamp on it took at most what the guard itself was busy for in one turn of its loop: its longest
+    gap, less what it overslept.
+    """
+    turn_s = account.get("longest_gap_s", 0.0) - account.get("overslept_s", (0.0, 0.0))[0]
+    return min(row[2], row[4] + max(turn_s, 0.0))
+
+
+def _overslept_s(account: dict[str, Any], moment: float, reaction_s: float) -> float:
+    """Return for how long of its reaction to a fault the guard was not scheduled, by its own account.
+
+    It is told of the longest such time of its run only: any other excuses nothing.
+    """
+    longest, ended = account.get("overslept_s", (0.0, 0.0))
+    return min(longest, ended - moment) if moment <= ended <= moment + reaction_s else 0.0
 
 
 def _judged(
@@ -305,14 +345,17 @@ def _judged(
         why.append(f"the robot was told what is beyond its limits: {violations}")
     if log.get("commands_lost"):
         why.append(f"{log['commands_lost']} commands were lost on their way to the robot")
-    own = [row for row in rows if moment is not None and row[2] > moment and row[5] == 0]
+    own = [row for row in rows if moment is not None and min(row[2], row[4]) > moment and row[5] == 0]
     at_rest = [row[2] for row in own if row[3] == own[-1][3]]  # it is told the last target again and again
-    gap = victim.guard_account().get("longest_gap_s", 0.0)
+    account, reaction, overslept = victim.guard_account(), None, 0.0
+    if own and moment is not None:
+        reaction = _sent_s(account, own[0]) - moment
+        overslept = _overslept_s(account, moment, reaction)
     return {
         "moment_s": moment, "injected": injected, "landed": landed, "stopped": int(is_stopped),
-        "reaction_s": own[0][2] - moment if own and moment is not None else None,
+        "reaction_s": reaction,
         "stop_s": at_rest[0] - moment if at_rest and moment is not None else None,
-        "unscheduled": int(gap > victim.period_s),
+        "overslept_s": overslept, "unscheduled": int(overslept > victim.period_s),
         # by what it was told; and by how it moved, which is the physics' doing: shown, not judged
         "limit_excess": max((worst[kind] for kind in violations if kind in worst), default=0.0),
         "measured_excess": max((worst[kind] for kind in worst if kind not in violations), default=0.0),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from robokd.sim2real.ladder import Rung
 from robokd.sim2real.log import Sent
-from robokd.sim2real.packets import REASONS, Channel, Kind, imu_of, pair
+from robokd.sim2real.packets import BACKLOG, REASONS, Channel, Kind, imu_of, pair
 from robokd.sim2real.process import Process
 from robokd.sim2real.robot import ImuReading
 from robokd.sim2real.safety import SafetyStop
@@ -121,7 +121,9 @@ class GuardLink:
 
     def listen(self) -> None:
         """Take what the guard has said; SafetyStop when it has taken the robot away, or is gone."""
-        self._take()
+        for _ in range(BACKLOG):  # a process that was frozen finds more than it takes at once
+            if not self._take():
+                break
         if self._stopped:
             kind, message = self._stopped
             if kind == "mistake":
@@ -130,10 +132,11 @@ class GuardLink:
                 raise RuntimeError(message)
             raise SafetyStop(kind, message)
         if not self.channel.is_open:
+            fate = self.process.fate()  # which waits until it has written its account
             self._read_account()
             if stop := self.report.get("stop"):
                 raise SafetyStop(stop["kind"], stop["message"])
-            raise SafetyStop("guard_lost", self.process.fate())
+            raise SafetyStop("guard_lost", fate)
 
     def stop(self, kind: str = "end", message: str = "") -> None:
         """Let the guard stop the robot, take its account and end it. Called on every way out, also twice."""

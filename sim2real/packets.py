@@ -23,6 +23,7 @@ MAGIC, VERSION = 0x6B626F72, 1
 REASONS = ("position", "velocity", "acceleration", "jerk", "shadow")  # bits of SENT: why it is another
 MOST_BYTES = 64 * 1024
 MOST_AT_ONCE = 64
+BACKLOG = 32  # times so many: more than a socket holds
 HEADER = np.dtype([
     ("magic", "<u4"), ("version", "<u2"), ("kind", "<u2"), ("sequence", "<u8"), ("sent_s", "<f8"),
     ("crc", "<u4"),

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcap.opcode import Opcode
+from mcap.writer import MCAP0_MAGIC
 from robokd.sim2real.deploy import deploy
+from robokd.sim2real.log_format import CHUNK_BYTES
+from robokd.sim2real.log_reader import LOG, read_log
 from robokd.sim2real.packets import pair
 from robokd.sim2real.process import Process
 from robokd.sim2real.safety import SafetyStop
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 GUARD, EYES, TAP = "robokd.sim2real.guard", "robokd.sim2real.eyes", "robokd.sim2real.tap"
 GUARD_S = 10.0  # for the guard to leave its account
 BEGIN_S, END_S = 180.0, 60.0  # for a deployment to begin, and to end after a fault
-FULL_AFTER_BYTES = 2000  # that a full disk still takes
+FULL_AFTER_BYTES = 2000  # that a full disk still takes: enough for a log to end, too few for a chunk
 
 
 class Victim:
@@ -50,6 +55,7 @@ class Victim:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(dir=folder, prefix="trial"))
         self.period_s = bundle.action.control_dt
+        self.logged_bytes = 0  # when the disk was full
         self._notes = self.folder / "notes.jsonl"
         said = {"breakage": vars(plan), "size": bundle.action.size}
         (self.folder / "plan.json").write_bytes(to_json(said))
@@ -94,13 +100,27 @@ class Victim:
         return True
 
     def fill_disk(self) -> bool:
-        """Let the policy process's files grow by so little more; whether it was there."""
-        log = self._file("log.mcap")
-        if log is None or self.process.poll() is not None:
+        """Let the policy process's log grow by so little more; whether there was one, with ticks in it.
+
+        It is a limit on the size of each file, which only the log meets: with one that the summary or the
+        output met too, the log could not be ended and nobody could say why the run was. So this is a log that
+        finds no room, not a disk that takes nothing any more, and what the guard writes is not limited.
+        """
+        log = self.log_file()
+        size = log.stat().st_size if log else 0
+        if size < CHUNK_BYTES or self.process.poll() is not None:
             return False
-        size = log.stat().st_size + FULL_AFTER_BYTES
-        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (size, size))
+        self.logged_bytes, most = size, size + FULL_AFTER_BYTES
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (most, most))
         return True
+
+    def wait_until_logged(self) -> None:
+        """Wait until the log has reached the disk, which it does in chunks; not for ever."""
+        deadline = time.monotonic() + END_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if (log := self.log_file()) and log.stat().st_size >= CHUNK_BYTES:
+                return
+            time.sleep(0.002)
 
     def wait_until_commanded(self) -> dict[str, Any]:
         """Wait until the tap has noted a command, and return its note; UserError where none ever comes."""
@@ -143,6 +163,10 @@ class Victim:
         """Return the guard's own account; empty while there is none."""
         return self._read("guard.json")
 
+    def log_file(self) -> Path | None:
+        """Return the deployment's log, if there is one."""
+        return self._file(LOG)
+
     def summary(self) -> dict[str, Any]:
         """Return the deployment's own summary; empty where it left none."""
         return self._read("summary.json")
@@ -162,6 +186,34 @@ class Victim:
     def _file(self, name: str) -> Path | None:
         """Return a file of the deployment's run, if it is there."""
         return next((self.folder / "runs").glob(f"*_deploy_*/{name}"), None)
+
+
+def torn(path: Path | None, least_bytes: int) -> list[str]:
+    """Return what is wrong with a log that met a full disk when it had so many bytes: it keeps them."""
+    if path is None:
+        return ["there is no log"]
+    try:
+        numbers = [tick.number for tick in read_log(path).ticks]
+    except UserError as error:
+        return [str(error)]
+    data, why = path.read_bytes(), []
+    if not _is_ended(data) or len(data) < least_bytes:
+        why.append(f"the log is torn: {len(data)} bytes, {least_bytes} before the disk was full")
+    if not numbers or numbers != list(range(1, len(numbers) + 1)):
+        why.append(
+            f"the log has the ticks {numbers[:1]} to {numbers[-1:]}, {len(numbers)} in all, wanted all from 1"
+        )
+    return why
+
+
+def _is_ended(data: bytes) -> bool:
+    """Whether the records of an MCAP file follow each other up to its end."""
+    head = struct.Struct("<BQ")
+    place, opcode = len(MCAP0_MAGIC), 0
+    while opcode != Opcode.FOOTER and place + head.size <= len(data):
+        opcode, length = head.unpack_from(data, place)
+        place += head.size + length
+    return opcode == Opcode.FOOTER and data[place:] == MCAP0_MAGIC
 
 
 def main(argv: list[str]) -> int:

@@ -2,21 +2,38 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
+from log_samples import ABOUT, tick
 from robokd.sim2real import faults as module
-from robokd.sim2real.faults import _slack_s, _unguarded, _unrested, _unseen, process_faults
+from robokd.sim2real.faults import (
+    ENDING,
+    _judged,
+    _messages,
+    _overslept_s,
+    _slack_s,
+    _unguarded,
+    _unrested,
+    _unseen,
+    process_faults,
+)  # fmt: skip
 from robokd.sim2real.ladder import Rung
+from robokd.sim2real.log import ENDING as LOG_ENDING
+from robokd.sim2real.log import Log
+from robokd.sim2real.log_format import CHUNK_BYTES
 from robokd.sim2real.tap import KINDS
+from robokd.sim2real.victim import FULL_AFTER_BYTES, Victim, torn
 from robot_samples import make_bundle
 from test_deploy import LONG_S, STEP, children, is_alive, write
 
@@ -117,19 +134,21 @@ def test_only_a_fault_of_the_cameras_is_given_the_time_until_a_picture_is_too_ol
     assert all(seconds == pytest.approx(0.1) for seconds in slack.values())
 
 
-def victim_of(stop=None, stop_reason=None):
+def victim_of(stop=None, stop_reason=None, **account):
     return SimpleNamespace(
         period_s=DT,
-        guard_account=lambda: {"stop": {"kind": stop}},
+        folder="trial",
+        guard_account=lambda: {"stop": {"kind": stop}, **account},
         summary=lambda: {"stop_reason": stop_reason},
     )
 
 
 def slowed(count=2) -> list:
-    return [[0, 20 + n, MOMENT + n * DT, [0.21], 0.0, 0, int(Rung.SLOW)] for n in range(1, count + 1)]
+    times = [MOMENT + n * DT for n in range(1, count + 1)]
+    return [[0, 20 + n, when, [0.21], when, 0, int(Rung.SLOW)] for n, when in enumerate(times, 1)]
 
 
-TRIAL = {"moment_s": MOMENT, "reaction_s": DT, "unscheduled": 0}
+TRIAL = {"moment_s": MOMENT, "reaction_s": DT, "overslept_s": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -144,9 +163,165 @@ TRIAL = {"moment_s": MOMENT, "reaction_s": DT, "unscheduled": 0}
 )
 def test_a_stop_for_another_reason_and_a_robot_that_is_not_brought_to_rest_are_no_proof(stop, rows, said):
     fault = process_faults()["camera_kill"]
-    why = _unrested(fault, ["stale_front"], TRIAL, victim_of(stop), log_of(rows))
+    why = _unrested(fault, ["stale_front"], TRIAL, victim_of(stop, "stale_front"), log_of(rows))
     assert len(why) == len(said)
     assert all(part in row for part, row in zip(said, why, strict=True))
+
+
+@pytest.mark.parametrize("told", ["guard_lost", None])  # None: it left no summary
+def test_a_deployment_that_lives_is_to_say_the_same_as_its_guard(told):
+    faults, log = process_faults(), log_of([*followed(), *slowed()])
+    lives = [name for name, fault in faults.items() if fault.has_guard and fault.has_policy]
+    assert lives == ["policy_stop", "camera_kill", "camera_stop", "disconnect", "disk_full"]
+    for fault in (*(faults[name] for name in lives), *ENDING.values()):
+        (why,) = _unrested(fault, [fault.stop], TRIAL, victim_of(fault.stop, told), log)
+        assert why == f"the deployment stopped for {told!r}, wanted {fault.stop}"
+        assert _unrested(fault, [fault.stop], TRIAL, victim_of(fault.stop, fault.stop), log) == []
+    killed = faults["policy_kill"]
+    assert _unrested(killed, [killed.stop], TRIAL, victim_of(killed.stop, None), log) == []
+
+
+@pytest.mark.parametrize(
+    ("overslept", "wanted"),
+    [
+        ([0.5, MOMENT + 0.6], 0.5),
+        ([0.5, MOMENT + 0.2], 0.2),  # what of it came before the fault did not delay the reaction
+        ([0.5, MOMENT - 0.1], 0.0),  # before the fault
+        ([0.5, MOMENT + 1.1], 0.0),  # after the reaction, 1 s after the fault
+        (None, 0.0),
+    ],
+)
+def test_a_guard_is_excused_by_what_it_overslept_between_fault_and_reaction_alone(overslept, wanted):
+    account = {"longest_gap_s": 5.0} | ({"overslept_s": overslept} if overslept else {})
+    assert _overslept_s(account, MOMENT, 1.0) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("account", "read_s", "sent_s", "is_late"),
+    [
+        ({}, 0.02, 0.02, False),
+        ({"longest_gap_s": 1.0}, 1.01, 1.01, True),  # a guard that is slow by itself
+        ({"longest_gap_s": 1.0, "overslept_s": [0.95, MOMENT + 0.96]}, 1.01, 1.01, False),
+        ({"longest_gap_s": 1.0, "overslept_s": [0.95, MOMENT - 0.1]}, 1.01, 1.01, True),
+        ({"longest_gap_s": 1.0, "overslept_s": [0.5, MOMENT + 0.6]}, 1.01, 1.01, True),
+        ({"longest_gap_s": 0.01}, 1.01, 0.02, False),  # a robot that reads late
+        ({"longest_gap_s": 1.0, "overslept_s": [0.99, MOMENT - 5]}, 1.01, 0.02, False),  # the gap was that
+        ({"longest_gap_s": 1.0}, 1.01, 0.02, True),  # a guard that sends late what it stamped in time
+    ],
+)
+def test_a_reaction_is_late_by_all_that_is_the_guards_doing(account, read_s, sent_s, is_late):
+    """3 periods are 0.12 s."""
+    fault, own = process_faults()["policy_kill"], slowed()
+    for row in own:
+        row[2], row[4] = row[2] - DT + read_s, row[4] - DT + sent_s
+    victim, log = victim_of("policy_lost", **account), log_of([*followed(), *own])
+    trial = _judged(victim, log, 1, 1, MOMENT, True, [])
+    why = _unrested(fault, ["policy_lost"], trial, victim, log)
+    assert why == (["the guard reacted after 1.010 s, wanted 3 periods"] if is_late else [])
+
+
+def test_a_trial_counts_as_unscheduled_by_an_oversleep_of_more_than_a_period():
+    log = log_of([*followed(), *slowed()])  # a reaction of 0.04 s, the period
+    for overslept, wanted in ((0.03, 0), (0.05, 0)):  # of the latter 0.039 s after the fault
+        victim = victim_of("policy_lost", overslept_s=[overslept, MOMENT + 0.039])
+        assert _judged(victim, log, 1, 1, MOMENT, True, [])["unscheduled"] == wanted
+    late = [[*row[:2], row[2] + 0.1, row[3], row[4] + 0.1, *row[5:]] for row in slowed()]
+    victim = victim_of("policy_lost", overslept_s=[0.05, MOMENT + 0.1])
+    assert _judged(victim, log_of([*followed(), *late]), 1, 1, MOMENT, True, [])["unscheduled"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "told", "said"),
+    [
+        (slowed(), "non_finite", []),
+        ([], "non_finite", ["two targets differ", "did not bring the robot to rest"]),
+        (slowed(1), "non_finite", ["two targets differ"]),
+        (slowed(), "guard_lost", ["the deployment stopped for 'guard_lost', wanted non_finite"]),
+    ],
+)
+def test_a_command_that_is_no_number_brings_the_robot_to_rest(monkeypatch, tmp_path, rows, told, said):
+    victim = MagicMock(**vars(victim_of("non_finite", told)))
+    victim.__enter__.return_value = victim
+    victim.notes.return_value = [{"kind": "nan", "number": 20, "moment_s": MOMENT}]
+    victim.robot_log.return_value = log_of([*followed()[:-1], *rows])
+    victim.wait.return_value = 3
+    monkeypatch.setattr(module, "Victim", lambda *_: victim)
+    bundle = SimpleNamespace(action=SimpleNamespace(control_dt=DT))
+    config = SimpleNamespace(seed=0)
+    why = _messages("nan", 1, config, bundle, SimpleNamespace(path=tmp_path), 0)["why"]
+    assert len(why) == len(said)
+    assert all(part in row for part, row in zip(said, why, strict=True))
+
+
+def logged(path, numbers=(1, 2, 3)) -> int:
+    """Write a log that met a full disk after it had reached the disk; return its bytes at that time."""
+    log = Log(path, ABOUT)
+    for number in numbers:
+        log.tick(tick(number))
+    log.flush()
+    size = path.stat().st_size
+    log._tape.end()
+    log._tape.close()
+    return size
+
+
+def test_a_log_that_ends_properly_on_a_full_disk_is_nottorn(tmp_path):
+    path = tmp_path / "log.mcap"
+    assert torn(path, logged(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("cut", "end"),
+    [
+        (lambda size: size, b""),  # it was not ended
+        (lambda size: size // 2, b""),
+        (lambda size: size - 300, LOG_ENDING),  # an end after half a record
+        (lambda size: size, LOG_ENDING[:-1]),
+    ],
+)
+def test_a_log_that_a_full_disk_tore_is_seen(tmp_path, cut, end):
+    path = tmp_path / "log.mcap"
+    size = logged(path)
+    path.write_bytes(path.read_bytes()[: cut(size)] + end)
+    assert "the log is torn" in torn(path, size)[0]
+
+
+def test_a_log_that_lost_what_it_had_before_the_disk_was_full_is_seen(tmp_path):
+    path = tmp_path / "log.mcap"
+    logged(path)
+    (why,) = torn(path, path.stat().st_size + 1)
+    assert "the log is torn" in why
+
+
+@pytest.mark.parametrize("numbers", [(), (1, 3), (2, 3)])
+def test_a_log_without_all_its_ticks_is_seen(tmp_path, numbers):
+    path = tmp_path / "log.mcap"
+    (why,) = torn(path, logged(path, numbers))
+    assert f"{len(numbers)} in all, wanted all from 1" in why
+
+
+def test_a_log_that_is_absent_or_cannot_be_read_is_seen(tmp_path):
+    path = tmp_path / "log.mcap"
+    assert torn(None, 0) == ["there is no log"]
+    size = logged(path)
+    data = bytearray(path.read_bytes())
+    data[size // 2] ^= 1
+    path.write_bytes(data)
+    assert "was altered" in torn(path, size)[0]
+
+
+def test_a_disk_is_only_full_once_ticks_have_reached_it(tmp_path):
+    path = tmp_path / "log.mcap"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        victim = SimpleNamespace(process=process, log_file=lambda: path if path.exists() else None)
+        assert not Victim.fill_disk(victim)
+        path.write_bytes(b"." * (CHUNK_BYTES - 1))
+        assert not Victim.fill_disk(victim)
+        assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+        path.write_bytes(b"." * CHUNK_BYTES)
+        assert Victim.fill_disk(victim)
+        assert victim.logged_bytes == CHUNK_BYTES
+        assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE)[0] == CHUNK_BYTES + FULL_AFTER_BYTES
 
 
 def test_a_guard_is_only_gone_where_the_deployment_says_so_and_the_robot_noticed():
