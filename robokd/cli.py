@@ -11,10 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robokd import UserError, __version__, registry
-from robokd import run as runs
-from robokd.config import SCHEMAS, compose, load, schema
-from robokd.run import Run
+try:
+    from robokd import UserError, __version__, registry
+    from robokd import run as runs
+    from robokd.config import SCHEMAS, compose, load, schema
+    from robokd.run import Run
+except KeyboardInterrupt:  # these take their time
+    print("\ninterrupted; nothing was begun", file=sys.stderr)
+    raise SystemExit(130) from None
 
 STAGES = {
     "teach": "robokd.learn.teach:teach",
@@ -167,7 +171,13 @@ def _resume(words: Sequence[str]) -> Path:
     )
     schema(run.stage)
     config = load(run.stage, run.config)
+    if _moves_hardware(config):
+        why = "nobody has said now that it may move"
+        raise UserError(
+            f"{run.path}: a {run.stage} on hardware is not resumed, {why}; type the {run.stage} command again"
+        )
     run.rewind()
+    runs.created.append(run.path)
     return _stage(run.stage)(config, run)
 
 
@@ -175,10 +185,22 @@ def _how_to_go_on(words: Sequence[str], before: int) -> str:
     """Return the command that goes on where Ctrl-C stopped."""
     if words[:1] == ["resume"]:
         return f"go on with: robokd {' '.join(words)}"
-    if len(runs.created) > before:  # the first: a pipeline's own folder comes before those of its stages
+    made = runs.created[before:]
+    if words[:1] in (["deploy"], ["sysid"]) and made:
+        run = Run.open(made[0])
+        if _moves_hardware(load(run.stage, run.config)):
+            log = run.path / "log.mcap"
+            return f"the log is {log}" if log.is_file() else f"there is no log yet in {run.path}"
+    if made:  # the first: a pipeline's own folder comes before those of its stages
         plugins = [word for word in words if word.startswith("plugins=")]
-        return f"go on with: robokd resume {' '.join([f'run={runs.created[before]}', *plugins])}"
+        return f"go on with: robokd resume {' '.join([f'run={made[0]}', *plugins])}"
     return "nothing was begun"
+
+
+def _moves_hardware(config: Any) -> bool:  # noqa: ANN401  (any of the schemas)
+    """Whether a stage works on a robot that is no simulated one (SimulatedCfg), and not on a log."""
+    robot = getattr(config, "robot", None)
+    return robot is not None and not hasattr(robot, "plant") and not getattr(config, "log", "")
 
 
 def _lacks_memory(error: Exception) -> bool:

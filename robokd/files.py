@@ -144,7 +144,11 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 
 def refuse_others(path: Path) -> None:
     """Raise UserError where another user than us and root owns a file or folder, or can write to it."""
-    about = path.stat()
+    try:
+        about = path.stat()
+    except OSError as error:
+        what = "it is a link to nothing" if path.is_symlink() else error.strerror
+        raise UserError(f"cannot read {path}: {what}; remove it, or put back what was there") from None
     if about.st_uid not in (0, os.geteuid()):
         cure = f"remove it, or `sudo chown {os.geteuid()} {path}` if you know what is in it"
         raise UserError(f"{path} belongs to another user, of id {about.st_uid}: {cure}")

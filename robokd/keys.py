@@ -29,6 +29,7 @@ COMMANDS = {
 USAGE = """robokd keys new [name=default]              make a key that signs exports, and trust it here
 robokd keys trust file=<name>.pub [name=…]  trust what the owner of this public key signs
 robokd keys list                            the keys here, and those that are trusted"""
+LETTERS = "letters, digits, _ and -, at most 64"  # that a name is made of
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _LONGEST_FILE = 4096  # bytes
 
@@ -72,9 +73,12 @@ def trust(file: Path, name: str | None = None) -> str:
     public = _read(file, PUBLIC)
     if is_weak(public):
         raise UserError(f"{file} is a key that anybody can sign for; it is not trusted")
+    if not name and not _NAME.fullmatch(file.stem):
+        raise UserError(f"no key can be named {file.stem!r} ({LETTERS}): give it a name with name=…")
     target = _file(store() / "trusted", name or file.stem, ".pub")
     if known := trusted().get(public.hex()):
-        return f"{public.hex()} is trusted already, as {known!r}"
+        unused = f"; name={name} was not used" if name and name != known else ""
+        return f"{public.hex()} is trusted already, as {known!r}{unused}"
     _made(target.parent)
     if not _create(target, _line(PUBLIC, public), 0o644):
         raise UserError(f"{target} is another key; choose another name=, it is not overwritten")
@@ -143,7 +147,7 @@ def _values(name: str, words: Sequence[str]) -> dict[str, str]:
 
 def _file(folder: Path, name: str, suffix: str) -> Path:
     if not _NAME.fullmatch(name):
-        raise UserError(f"name must be letters, digits, _ and -, at most 64, got {name!r}")
+        raise UserError(f"name must be {LETTERS}, got {name!r}")
     return folder / f"{name}{suffix}"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from robokd import UserError
 from robokd.config import dump, words
-from robokd.run import COUNTERS, Run
+from robokd.run import COUNTERS, Run, created
 
 if TYPE_CHECKING:
     from robokd.config import DeployConfig, PipelineConfig
@@ -47,7 +47,10 @@ def pipeline(config: PipelineConfig, resume: Run | None = None) -> Path:
     precise = dataclasses.replace(examine, task=config.refine.task, ablations=False, spaces=("seen",))
     steps.do("evaluate_precise", evaluate, precise, run=refined, baseline=student)
     exported = steps.do("export", export, config.export, run=refined)
-    steps.do("deploy", deploy_apart, config.deploy, bundle=exported.read_summary()["bundle"])
+    bundle = exported.read_summary()["bundle"]
+    if resume and not steps.is_done("deploy"):
+        check_armed_now(config.deploy, bundle)
+    steps.do("deploy", deploy_apart, config.deploy, bundle=bundle)
     report = write_report([steps.runs[name] for name in steps.runs], run.path / "report.html")
     print(f"report: {report}", flush=True)
     done = {name: step.read_summary() for name, step in steps.runs.items()}
@@ -78,7 +81,7 @@ class Steps:
         inputs = {key: str(value.path) if isinstance(value, Run) else value for key, value in links.items()}
         config = dataclasses.replace(config, runs=str(self._folder / name), **inputs)
         found = self._find(name)
-        if found is None or not _is_done(found):
+        if found is None or not self.is_done(name):
             print(f"{name}: {found.path if found else config.runs}", flush=True)
             if found is not None:
                 found.rewind()
@@ -87,6 +90,11 @@ class Steps:
             assert found is not None, f"stage {name} left no run in {config.runs}"
         self.runs[name] = found
         return found
+
+    def is_done(self, name: str) -> bool:
+        """Whether a step has ended as it should: a robot that was stopped has not."""
+        found = self._find(name)
+        return found is not None and found.is_finished and _ended_well(found)
 
     def _find(self, name: str) -> Run | None:
         folders = sorted(path.parent for path in (self._folder / name).glob("*/lineage.json"))
@@ -106,6 +114,13 @@ def foresee(config: PipelineConfig) -> None:
     build_student(config.distill, env)
     env.close()
     check_residual_groups(config.refine.teacher.actor_groups, seen, config.refine.cameras)
+
+
+def check_armed_now(config: DeployConfig, bundle: str) -> None:
+    """Refuse to move hardware because that was asked for when a pipeline that is resumed was begun."""
+    if config.arm and not hasattr(config.robot, "plant"):  # see SimulatedCfg
+        said = " ".join(words("deploy", dataclasses.replace(config, bundle=bundle)))
+        raise UserError(f"a pipeline that is resumed moves no hardware; type: robokd deploy {said}")
 
 
 def deploy_apart(config: DeployConfig, resume: Run | None = None) -> Path:
@@ -129,12 +144,12 @@ def deploy_apart(config: DeployConfig, resume: Run | None = None) -> Path:
     if process.returncode == 3:
         from robokd.sim2real.safety import SafetyStop
 
+        created.extend(Path(line).parent for line in output.strip().splitlines()[-1:])  # its run is told
         raise SafetyStop("deploy", "the robot was stopped, see above; `robokd resume` deploys again")
     if process.returncode == 2:
         raise UserError("deploy refused what it was given, see above")
     raise RuntimeError(f"deploy exited with {process.returncode}, see above")
 
 
-def _is_done(run: Run) -> bool:
-    """Whether a stage has ended as it should: a robot that was stopped has not."""
-    return run.is_finished and run.read_summary().get("stop_reason", "end") == "end"
+def _ended_well(run: Run) -> bool:
+    return run.read_summary().get("stop_reason", "end") == "end"

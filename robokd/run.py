@@ -15,6 +15,7 @@ import os
 import pickle
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from robokd.memory import peak_rss_mb, peak_vram_mb
 POINTERS = ("last", "best")
 COUNTERS = ("env_steps", "frames_rendered", "teacher_labels", "grad_samples")
 PACKAGES = ("robokd", "numpy", "torch", "rsl-rl-lib", "tensordict", "mujoco", "numba", "onnx", "onnxruntime")
-created: list[Path] = []  # the runs this process has made, oldest first: what Ctrl-C says can be resumed
+created: list[Path] = []  # the runs this process has worked on, oldest first: what Ctrl-C says can be resumed
 
 
 class Run:
@@ -304,23 +305,48 @@ def _check_plain(value: object, where: str) -> None:
 
 
 def _new_folder(root: Path, stem: str) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_root(root, error) from None
     while True:
         path = root / f"{stem}_{os.urandom(3).hex()}"
         try:
             path.mkdir()
         except FileExistsError:
             continue
+        except OSError as error:
+            raise _no_root(root, error) from None
         return path
+
+
+def check_root(root: str | Path) -> None:
+    """Refuse now what `Run.create` would refuse as its root; nothing is left there."""
+    try:
+        folder = Path(root).absolute()
+        while not folder.exists():
+            folder = folder.parent
+        os.rmdir(tempfile.mkdtemp(prefix=".robokd_", dir=folder))
+    except OSError as error:
+        raise _no_root(Path(root), error) from None
+
+
+def _no_root(root: Path, error: OSError) -> UserError:
+    what = "it is a file" if root.is_file() else error.strerror
+    return UserError(f"no run can be made in {root}: {what}; name another folder with runs=…")
 
 
 def _runs_near(path: Path) -> str:
     """Say which runs exist where the user was looking."""
+    told: dict[Path, str] = {}
     for folder in (path, path.parent, Path("runs")):
         found = sorted((file.parent for file in folder.glob("*/lineage.json")), key=lambda run: run.name)
-        if found:
+        if found and path.resolve() not in told:
             more = f" and {len(found) - 5} older" if len(found) > 5 else ""
-            return f"Runs in {folder}: {', '.join(run.name for run in reversed(found[-5:]))}{more}"
+            names = ", ".join(run.name for run in reversed(found[-5:]))
+            told.setdefault(folder.resolve(), f"Runs in {folder}: {names}{more}")
+    if told:
+        return ". ".join(told.values())
     return f"There are no runs in {path.parent}; `robokd teach task=…` makes one"
 
 

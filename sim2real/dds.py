@@ -8,9 +8,11 @@ here. Anyone on the interface may listen and write: DDS Security is not in the w
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
+import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ DRIFT = 1e-4  # s/s, how fast two clocks drift apart at most
 SENDERS = 64  # on one topic whose clocks are remembered
 BLOCK_S = 0.05  # longest that a write waits for a slow taker
 CURE = "pip install 'robokd[ros2]'"
+SIOCGIFFLAGS, SIOCGIFADDR, IFF_UP, IFNAMSIZ = 0x8913, 0x8915, 1, 16  # of linux/sockios.h and net/if.h
 # over loopback participants knock at each other's ports in turn; elsewhere they announce themselves
 KNOCK = f"""<Discovery><ParticipantIndex>auto</ParticipantIndex>
 <MaxAutoParticipantIndex>{PARTICIPANTS}</MaxAutoParticipantIndex>
@@ -66,8 +69,10 @@ class Participant:
             self._domain = _domain(interface, domain)
             self._participant: Any = DomainParticipant(domain)
         except DDSException as error:
+            why = str(error) if is_up(interface) else "it is down or has no IPv4 address"
+            up = ", ".join(name for _, name in socket.if_nameindex() if is_up(name)) or "none"
             raise UserError(
-                f"cannot speak DDS on interface {interface!r}, domain {domain}: {error}"
+                f"cannot speak DDS on interface {interface!r}, domain {domain}: {why}. Interfaces up: {up}"
             ) from None
         self._waits: Any = None
 
@@ -255,6 +260,18 @@ def check_address(interface: str, domain: int) -> None:
         raise UserError(f"no network interface named {interface!r}. Known: {', '.join(known)}")
     if domain not in DOMAINS:
         raise UserError(f"domain must be in [0, {DOMAINS[-1]}], got {domain}")
+
+
+def is_up(interface: str) -> bool:
+    """Whether an interface of this machine is up and has an IPv4 address."""
+    name = struct.pack("256s", interface.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            fcntl.ioctl(asked, SIOCGIFADDR, name)
+            (flags,) = struct.unpack_from("h", fcntl.ioctl(asked, SIOCGIFFLAGS, name), IFNAMSIZ)
+        except OSError:
+            return False
+    return bool(flags & IFF_UP)
 
 
 class _Domain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import select
 import socket
 import sys
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from robokd.sim2real.board import Board
 from robokd.sim2real.eyes import READY
-from robokd.sim2real.guard_link import READY_S, GuardLink
+from robokd.sim2real.guard_link import GuardLink
 from robokd.sim2real.interrupts import deafen, one_interrupt
 from robokd.sim2real.log import Log, LogError
+from robokd.sim2real.log_reader import LOG
 from robokd.sim2real.lookout import Lookout
 from robokd.sim2real.loop import Account, Crew, Pace, Plan, run_loop
 from robokd.sim2real.packets import pair
@@ -35,7 +37,7 @@ from robokd import UserError
 from robokd.config import words
 from robokd.export.bundle import Bundle
 from robokd.intervals import wilson
-from robokd.run import Run
+from robokd.run import Run, check_root
 
 if TYPE_CHECKING:
     from robokd.config import DeployConfig
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 EYES = "robokd.sim2real.eyes"
 HOMING_S = 60.0
 LISTEN_S = 0.05
+EYES_END_S = 5.0  # for a camera process that gives up to be gone
 Connect = Callable[[], tuple[socket.socket, socket.socket]]
 
 
@@ -58,6 +61,7 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
     policy, plan = Policy(bundle), make_plan(config, bundle)
     shadow = open_shadow(config, bundle)
     lookout = Lookout(bundle, config.mismatch, is_simulated=is_simulated(config))
+    check_root(config.runs)
     account, pace = Account(), Pace(bundle.action.control_dt)
     with started(config, bundle, connect) as hands:
         lookout.inspect(hands.board, hands.plant)
@@ -280,12 +284,11 @@ def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> It
 
 
 def wait_for(eyes: Process, leash: socket.socket, link: GuardLink) -> None:
-    """Wait until the cameras are open; UserError where they cannot be opened."""
-    deadline = time.monotonic() + READY_S
-    while not select.select([leash], [], [], LISTEN_S)[0] and time.monotonic() < deadline:
+    """Wait until the cameras are open or give up, how long is theirs to say; UserError with what they say."""
+    while eyes.is_alive() and not select.select([leash], [], [], LISTEN_S)[0]:
         link.listen()  # what the guard says meanwhile is to find room
     if not select.select([leash], [], [], 0)[0] or leash.recv(len(READY)) != READY:
-        raise UserError(f"the cameras cannot be opened: {eyes.fate()}")
+        raise UserError(f"the cameras cannot be opened: {eyes.fate(EYES_END_S)}")
 
 
 def check_task(config: DeployConfig, bundle: Bundle) -> None:
@@ -295,10 +298,15 @@ def check_task(config: DeployConfig, bundle: Bundle) -> None:
 
 
 def open_log(config: DeployConfig, bundle: Bundle, run: Run) -> Log:
-    """Return the log of a run, open."""
+    """Return the log of a run, open; one of before, of a run that is done again, is kept beside it."""
     about = {"task": bundle.manifest["task"], "bundle_sha256": bundle.sha256, "robot": config.robot.name}
+    path = run.path / LOG
+    if path.exists():
+        free = (path.with_name(f"log.{number}.mcap") for number in itertools.count(1))
+        kept = path.rename(next(one for one in free if not one.exists()))
+        print(f"the log of before is kept as {kept}", file=sys.stderr, flush=True)
     try:
-        return Log(run.path / "log.mcap", about)
+        return Log(path, about)
     except LogError as error:
         raise UserError(str(error)) from None
 

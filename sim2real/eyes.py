@@ -15,6 +15,7 @@ import sys
 
 from robokd.sim2real.board import Board
 
+from robokd import UserError
 from robokd.config import compose
 from robokd.export.bundle import read_bundle
 
@@ -26,7 +27,15 @@ def main(argv: list[str]) -> int:
     """Show pictures until the leash is cut; return the exit code."""
     for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
-    board, line, link, *words = argv
+    try:
+        _show(*argv[:3], words=argv[3:])
+    except UserError as error:  # whoever started us says it, with our last line
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _show(board: str, line: str, link: str, *, words: list[str]) -> None:
     leash = socket.socket(fileno=int(line))
     config = compose("deploy", words)
     bundle = read_bundle(config.bundle, config.sha256)
@@ -41,7 +50,6 @@ def main(argv: list[str]) -> int:
                 shown.write(frame)
     finally:
         cameras.stop()
-    return 0
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ class Lookout(Watcher):
         self._sights = {
             name: read_statistics(statistics[name], spec) for name, spec in bundle.cameras.items()
         }
-        # no two pictures of a real sensor are the same, however clean those of training were
+        # No two pictures of a real sensor are the same, however clean those of training were. What is at the
+        # other end of a wire may be simulated all the same: a person says so with mismatch=warn.
         self._flickers = None if is_simulated else True
         self._monitors = {
             name: Monitor(sight, flickers=self._flickers) for name, sight in self._sights.items()

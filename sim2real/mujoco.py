@@ -6,16 +6,18 @@ They share nothing but sockets, as a robot and its computer do. This side needs 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import select
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from robokd.sim2real.packets import Channel, Kind, imu_of, pair
+from robokd.sim2real.packets import BACKLOG, Channel, Kind, imu_of, pair
 from robokd.sim2real.process import Process
 from robokd.sim2real.robot import Command, Frame, JointReading
 from robokd.sim2real.safety import SafetyStop
@@ -27,8 +29,9 @@ from robokd.registry import plugins, register
 
 HOST = "robokd.sim2real.mujoco_host"
 REPORT = "robot_log.json"
-BACKLOG = 32  # times MOST_AT_ONCE packets: more than a socket holds
 LEAST_PATIENCE_S = 5.0  # to write that report
+NEEDS = ("torch", "tensordict", "mujoco")  # packages, besides those of a robot's computer
+CURE = "pip install 'robokd[train,mujoco]'"
 
 
 @register("robot", "mujoco")
@@ -156,6 +159,8 @@ class MujocoPlant:
 
     def start(self) -> None:
         """See Plant.start."""
+        check_simulated(self._bundle.manifest, self._bundle.path)
+        check_installed()
         ours, theirs = socket.socketpair()
         self.joints, joints = pair()
         self.cameras, cameras = socket.socketpair()
@@ -265,6 +270,22 @@ class MujocoPlant:
             self._is_ready = self._process.is_alive()
             raise SafetyStop("robot_lost", fate) from error
         raise RuntimeError(fate) from error
+
+
+def check_simulated(manifest: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a bundle of a policy that was imported."""
+    if manifest["task_config"].get("part") == "imported":
+        cure = "deploy it with robot=ros2, unitree or replay"
+        raise UserError(f"bundle {path} was imported: there is no simulation of it; {cure}")
+
+
+def check_installed() -> None:
+    """Refuse where what the robot's process needs is not installed."""
+    for package in NEEDS:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"the simulated robot needs the package {package!r}, which is not installed: {CURE}"
+            )
 
 
 def _linked(link: socket.socket | None) -> socket.socket:

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from robokd.sim2real.mujoco import check_simulated
 from robokd.sim2real.packets import Channel, Kind
 from robokd.sim2real.robot import IMU_CHANNELS, Command
 from robokd.sim2real.robot_account import RobotAccount
@@ -123,6 +124,7 @@ class World:
 
 def build_env(setup: dict[str, Any]) -> NativeEnv:
     """Return one world of the bundle's task; UserError where it is no longer what the policy was made for."""
+    check_simulated(setup, setup["bundle"])
     parts = {name: setup[f"{name}_config"] for name in ("task", "sim", "renderer", "corrupt")}
     trained = parts["sim"]["physics_dt"]
     parts["sim"] = {**parts["sim"], "physics_dt": trained / math.ceil(trained / PHYSICS_DT - 1e-9)}

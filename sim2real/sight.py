@@ -133,8 +133,11 @@ def _still(images: np.ndarray, burst: Burst, spec: CameraSpec, sight: Sight) -> 
     same = int((images[1:] == images[:-1]).all(axis=(1, 2, 3)).sum())
     if same < len(images) - 1:
         return []
-    cure = "restart the camera: its driver repeats one picture under new times"
-    return [_fatal(spec.name, "frozen", f"{len(images)} equal pictures", "noise between pictures", cure)]
+    cure = (
+        "restart the camera: its driver repeats one picture under new times; "
+        "a simulated camera without noise does the same"
+    )
+    return [_doubt(spec.name, "frozen", f"{len(images)} equal pictures", "noise between pictures", cure)]
 
 
 def _blind(images: np.ndarray, spec: CameraSpec) -> list[Finding]:

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from robokd.sim2real.robot import Cameras, Command, Frame, JointReading, Plant, Robot
+from robokd.sim2real.interrupts import INTERRUPTS, deafen, one_interrupt
+from robokd.sim2real.robot import Cameras, Command, Frame, JointReading, Plant, Robot, SimulatedCfg
+from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.simulated_ends import ENDS, Heard, SimulatedEnd
 from robokd.sim2real.stage import create_run, open_to_run
 
 from robokd import UserError, registry
 from robokd.export.bundle import Bundle
 from robokd.intervals import wilson
-from robokd.run import Run
+from robokd.run import Run, check_root
 
 if TYPE_CHECKING:
     from robokd.deploying import SimulateConfig
@@ -34,9 +36,32 @@ STILL_S = 0.02  # between two pictures of a simulation that stands still
 
 
 def simulate(config: SimulateConfig, resume: Run | None = None) -> Path:
-    """Speak the protocol until Ctrl-C or for so long, and return the path of the stage's summary."""
+    """Speak the protocol until Ctrl-C or for so long, and return the path of the stage's summary.
+
+    A simulation that is lost is a SafetyStop, raised after the summary is written.
+    """
     bundle = open_to_run(config.bundle, is_hardware=False)
+    check_root(config.runs)
     cfg = _simulator(config)
+    with one_interrupt():
+        run, stand_in, stopped = _serve(config, cfg, bundle, resume)
+        report = stand_in.plant.report()
+        summary = run.write_summary({
+            "sim": bundle.manifest["sim_config"]["part"], "protocol": config.protocol,
+            "bundle": str(bundle.path), "bundle_sha256": bundle.sha256, **stand_in.summary(),
+            "stop_reason": stopped.kind if stopped else "end", "robot_log": report,
+            "frames_rendered": report.get("frames_rendered", 0),
+        })  # fmt: skip
+    if stopped:
+        raise stopped
+    return summary
+
+
+def _serve(
+    config: SimulateConfig, cfg: SimulatedCfg, bundle: Bundle, resume: Run | None
+) -> tuple[Run, StandIn, SafetyStop | None]:
+    """Speak the protocol; return the run, what happened, and what ended it if nobody asked for the end."""
+    stopped = None
     with contextlib.ExitStack() as ending:
         end = ENDS[config.protocol](bundle, config.interface, config.domain)
         ending.callback(end.close)
@@ -49,19 +74,19 @@ def simulate(config: SimulateConfig, resume: Run | None = None) -> Path:
         ending.callback(cameras.stop)
         stand_in = StandIn(plant, joints, cameras, end, timeout_s=config.command_timeout_s)
         run = resume or create_run(config, "simulate", bundle)
-        plant.log_into(str(run.path))
-        plant.begin(0)
-        joints.connect()
-        cameras.connect()
-        _greet(config, bundle)
-        with _until_asked_to_end() as asked:
-            stand_in.run(asked, config.duration_s)
-    report = plant.report()
-    return run.write_summary({
-        "sim": bundle.manifest["sim_config"]["part"], "protocol": config.protocol, "bundle": str(bundle.path),
-        "bundle_sha256": bundle.sha256, **stand_in.summary(), "robot_log": report,
-        "frames_rendered": report.get("frames_rendered", 0),
-    })  # fmt: skip
+        try:
+            plant.log_into(str(run.path))
+            plant.begin(0)
+            joints.connect()
+            cameras.connect()
+            _greet(config, bundle)
+            with _until_asked_to_end() as asked:
+                stand_in.run(asked, config.duration_s)
+        except SafetyStop as stop:
+            stopped = stop
+        except (ConnectionError, TimeoutError) as error:
+            stopped = SafetyStop("robot_lost", f"{error}: this machine is too busy to simulate, or it hangs")
+    return run, stand_in, stopped
 
 
 class StandIn:
@@ -172,7 +197,7 @@ class StandIn:
             asked.set()
 
 
-def _simulator(config: SimulateConfig) -> Any:  # noqa: ANN401 - a SimulatedCfg, by name
+def _simulator(config: SimulateConfig) -> SimulatedCfg:
     try:
         return registry.find("robot", "mujoco")(
             space=config.space, command_timeout_s=config.command_timeout_s
@@ -192,22 +217,23 @@ def _greet(config: SimulateConfig, bundle: Bundle) -> None:
         motors = ",".join(f"{name}:{number}" for number, name in enumerate(bundle.action.names))
         words.append(f"robot.motors=[{motors}]")
     words.append(f"robot.command_timeout_s={config.command_timeout_s:g}")
+    if not all(one["flickers"] for one in bundle.manifest["statistics"].values()):
+        words.append("mismatch=warn")  # cameras without noise repeat a picture, as one that is frozen does
     reach = f"robokd deploy bundle={bundle.path} {' '.join(words)} …"
     print(f"the simulated robot is on the wire; Ctrl-C ends it. {reach}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def _until_asked_to_end() -> Iterator[threading.Event]:
-    """Let Ctrl-C and SIGTERM ask for the end instead of interrupting."""
+    """Let INTERRUPTS ask for the end instead of interrupting; after the block nothing disturbs the end."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = {
-        number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    for number in INTERRUPTS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: asked.set())
     try:
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        deafen()

@@ -113,7 +113,10 @@ def check_trust(bundle: Bundle, is_hardware: bool) -> str:
         return ""
     if bundle.signer is None:
         what = f"{bundle.path} is not signed: nobody answers for what it does"
-        cure = "`robokd keys new`, then export it again"
+        cure = (
+            "who exports it makes a key (`robokd keys new`) and exports it again, "
+            "and here `robokd keys trust file=<name>.pub`"
+        )
     else:
         what = f"{bundle.path} is signed by a key that is not trusted here, {bundle.signer}"
         cure = "`robokd keys trust file=<name>.pub`, with the file that the signer gave you"

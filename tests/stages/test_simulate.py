@@ -1,9 +1,11 @@
 """The simulated robot on the wire, as `robokd simulate` starts it, and the hardware drivers against it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ pytest.importorskip("mujoco")
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
 from dds_robot import Follower, free_domain
 from reach_sample import write_reach
+from robokd.sim2real import simulate as simulating
 from robokd.sim2real.robot import Command
 from robokd.sim2real.ros2 import Ros2RobotCfg
 from robokd.sim2real.simulate import StandIn
@@ -112,6 +115,93 @@ def test_what_cannot_be_simulated_is_a_mistake(bundle, tmp_path, capfd, words, w
     assert main(["simulate", f"bundle={bundle.path}", f"runs={tmp_path / 'runs'}", *words]) == 2
     assert why in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("error", [TimeoutError("it says nothing for 1 s"), ConnectionError("it is gone")])
+def test_a_simulation_that_is_lost_ends_with_3_and_a_summary(tmp_path, capfd, monkeypatch, error):
+    monkeypatch.setattr(simulating, "_simulator", lambda config: FollowerCfg())
+    monkeypatch.setattr(FollowerCfg.robot, "fails", error)
+    bundle = make_bundle(tmp_path / "b.robokd", sim_config={"part": "mujoco"})
+    has_noise = bundle.manifest["statistics"]["front"]["flickers"]
+    words = [f"bundle={bundle.path}", f"domain={free_domain()}", f"runs={tmp_path / 'runs'}"]
+    assert main(["simulate", *words]) == 3
+    said = capfd.readouterr()
+    lost = [line for line in said.err.splitlines() if line.startswith("safety stop: ")]
+    why = "this machine is too busy to simulate, or it hangs"
+    assert lost == [f"safety stop: robot_lost: {error}: {why}"]
+    assert "Traceback" not in said.err
+    assert ("mismatch=warn" in said.err) == (not has_noise)  # of the command that it shows
+    assert json.loads(Path(said.out.strip()).read_text())["stop_reason"] == "robot_lost"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whoever_asks_for_the_end_again_and_again_gets_the_summary(tmp_path, capfd, monkeypatch, number):
+    monkeypatch.setattr(simulating, "_simulator", lambda config: FollowerCfg())
+    monkeypatch.setattr(FollowerCfg.robot, "fails", None)
+
+    def stop():
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # while it cleans up
+            os.kill(os.getpid(), one)
+        time.sleep(0)
+
+    monkeypatch.setattr(FollowerCfg.robot, "stop", stop)
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    path = make_bundle(tmp_path / "b.robokd", sim_config={"part": "mujoco"}).path
+    words = [f"bundle={path}", f"domain={free_domain()}", f"runs={tmp_path / 'runs'}"]
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    assert main(["simulate", *words, "duration_s=20"]) == 0
+    summary = json.loads(Path(capfd.readouterr().out.strip()).read_text())
+    assert summary["stop_reason"] == "end"
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+class FollowerPlant(Follower):
+    """A simulated robot in this process, whose joints fail when a test says so."""
+
+    joints = cameras = None
+    fails: Exception | None = None
+
+    def __init__(self):
+        pass
+
+    def open(self, bundle):
+        super().__init__(bundle)
+        return self
+
+    def start(self):
+        pass
+
+    def stop(self):
+        pass
+
+    def connect(self):
+        pass
+
+    def log_into(self, folder):
+        pass
+
+    def report(self):
+        return {}
+
+    def read(self, timeout_s=None):
+        if timeout_s is None and self.fails is not None:
+            raise self.fails
+        return super().read(timeout_s)
+
+
+class FollowerCfg:
+    """Its config."""
+
+    robot = FollowerPlant()
+
+    def plant(self, *, bundle, seed):
+        return self.robot.open(bundle)
+
+    def joints(self, *, bundle, link):
+        return self.robot
+
+    def cameras(self, *, bundle, link):
+        return self.robot
 
 
 class Line:

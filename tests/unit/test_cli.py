@@ -2,12 +2,13 @@ import json
 import subprocess
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from robokd import UserError, cli, progress
+from robokd import UserError, cli, progress, registry
 from robokd import run as runs
 from robokd.cli import main
 from robokd.config import SCHEMAS, compose, dump
@@ -255,6 +256,86 @@ def test_a_safety_stop_exits_with_3_and_still_prints_the_summary(stages, capsys,
     code, out, err = run_cli(capsys, "teach", "task=hop")
     assert (code, err) == (3, "safety stop: no reading for 0.2 s\n")
     assert out.splitlines()[-1] == str(runs.created[-1] / "summary.json")
+
+
+def test_a_safety_stop_of_a_resumed_run_prints_its_summary_too(stages, capsys, monkeypatch):
+    safety = types.ModuleType("robokd.sim2real.safety")
+    safety.SafetyStop = type("SafetyStop", (Exception,), {})
+    monkeypatch.setitem(sys.modules, "robokd.sim2real.safety", safety)
+    run = Run.create("runs", task="hop", stage="teach", config=dump(compose("teach", ["task=hop"])), seed=0)
+    runs.created.clear()  # another process has made it
+
+    def stop(run):
+        run.write_summary({"stop_reason": "stale"})
+        raise safety.SafetyStop("no reading for 0.2 s")
+
+    stages.script = stop
+    code, out, _ = run_cli(capsys, "resume", f"run={run.path}")
+    assert (code, out.strip()) == (3, str(run.path / "summary.json"))
+
+
+HARDWARE = ["bundle=a.robokd", "robot=steel", "arm=true"]
+
+
+@pytest.fixture
+def robots(parts):
+    """A robot that is simulated, and one that is not."""
+
+    @registry.register("robot", "steel")
+    @dataclass(kw_only=True)
+    class SteelCfg:
+        """Steel."""
+
+    @registry.register("robot", "paper")
+    @dataclass(kw_only=True)
+    class PaperCfg:
+        """Paper."""
+
+        def plant(self, *, bundle, seed):
+            """See SimulatedCfg.plant."""
+
+
+def test_a_deployment_on_hardware_is_not_resumed(stages, robots, capsys):
+    for words in (HARDWARE, HARDWARE[:-1]):
+        config = dump(compose("deploy", words))
+        run = Run.create("runs", task="hop", stage="deploy", config=config, seed=0)
+        code, _, err = run_cli(capsys, "resume", f"run={run.path}")
+        assert code == 2
+        assert f"{run.path}: a deploy on hardware is not resumed" in err
+        assert "type the deploy command again" in err
+    config = dump(compose("sysid", HARDWARE))
+    run = Run.create("runs", task="hop", stage="sysid", config=config, seed=0)
+    assert run_cli(capsys, "resume", f"run={run.path}")[0] == 2
+    assert stages.calls == []
+
+
+def test_ctrl_c_of_a_deployment_says_where_the_log_is_on_hardware_and_how_to_go_on_in_simulation(
+    stages, robots, capsys, monkeypatch
+):
+    def deploy(config, resume):
+        made = Run.create("runs", task="hop", stage="deploy", config=dump(config), seed=0)
+        (made.path / "log.mcap").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["fake_stages"], "deploy", deploy)
+    code, _, err = run_cli(capsys, "deploy", *HARDWARE)
+    assert (code, err) == (130, f"\ninterrupted; the log is {runs.created[-1] / 'log.mcap'}\n")
+    code, _, err = run_cli(capsys, "deploy", "bundle=a.robokd", "robot=paper")
+    assert (code, err) == (130, f"\ninterrupted; go on with: robokd resume run={runs.created[-1]}\n")
+
+
+def test_ctrl_c_while_it_begins_is_no_traceback():
+    code = """if True:
+        import sys
+        class Interrupt:
+            def find_spec(self, name, *_):
+                if name == "robokd.config":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupt())
+        from robokd.cli import main
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted; nothing was begun\n")
 
 
 def test_help_names_stages_keys_parts_and_defaults(stages, capsys):

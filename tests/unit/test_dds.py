@@ -370,3 +370,21 @@ def test_the_process_of_the_other_tests_ends_with_its_input(tmp_path):
     robot = RobotProcess("ros2", free_domain(), make_bundle(tmp_path / "b.robokd").path)
     robot.close()
     assert robot.process.returncode == 0
+
+
+def test_an_interface_is_up_where_it_has_an_address(monkeypatch):
+    assert dds.is_up("lo")
+    assert not dds.is_up("no-such-0")
+
+
+def test_an_interface_that_is_down_is_said_to_be_with_those_that_are_up(monkeypatch):
+    core = pytest.importorskip("cyclonedds.core")
+
+    def fail(*_):
+        raise core.DDSException(core.DDSException.DDS_RETCODE_ERROR)
+
+    monkeypatch.setattr(dds, "_domain", fail)
+    monkeypatch.setattr(dds, "is_up", lambda name: name == "lo")
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "can9")])
+    with pytest.raises(UserError, match=r"'can9', .*: it is down or has no IPv4 address. Interfaces up: lo$"):
+        dds.Participant("can9", 0)

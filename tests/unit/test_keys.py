@@ -166,3 +166,24 @@ def test_help_and_the_command_line(store, capsys):
         assert "robokd keys trust file=" in capsys.readouterr().out
     assert main(["keys", "new"]) == 0
     assert (store / "default.key").is_file()
+
+
+def test_a_file_whose_name_is_none_of_a_key_is_trusted_under_one_that_is_given(tmp_path):
+    file = _public(tmp_path / "third" / "my key.pub")
+    assert "no key can be named 'my key'" in refused("trust", f"file={file}")
+    assert "name=" in refused("trust", f"file={file}")
+    assert "as 'theirs'" in keys.command(["trust", f"file={file}", "name=theirs"])
+
+
+def test_a_name_that_was_not_used_is_said_not_to_be(tmp_path):
+    file = _public(tmp_path / "third" / "alice.pub")
+    keys.command(["trust", f"file={file}"])
+    assert keys.command(["trust", f"file={file}"]).endswith("is trusted already, as 'alice'")
+    said = keys.command(["trust", f"file={file}", "name=bob"])
+    assert said.endswith("is trusted already, as 'alice'; name=bob was not used")
+
+
+def test_a_link_to_nothing_among_the_trusted_is_a_mistake_that_names_it(store):
+    keys.command(["new", "name=lab"])
+    (store / "trusted" / "gone.pub").symlink_to("nowhere")
+    assert "trusted/gone.pub: it is a link to nothing; remove it" in refused("list")

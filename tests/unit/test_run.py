@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from robokd import UserError, run
 from robokd.files import read_json, write_atomic
-from robokd.run import Run
+from robokd.run import Run, check_root
 
 CONFIG = {"task": {"part": "hop", "tolerance_m": 0.02}, "sim": {"part": "mujoco"}, "device": "cpu"}
 
@@ -76,6 +77,35 @@ def test_a_path_without_a_run_names_the_runs_nearby(fresh, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path / "away")  # runs of the folder that one works in are told too
     with pytest.raises(UserError, match="There are no runs"):
         Run.open(tmp_path / "empty" / "x")
+
+
+def test_a_path_without_a_run_names_those_in_runs_beside_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = Run.create("runs", task="hop", stage="teach", config={}, seed=0).path
+    with pytest.raises(UserError, match=f"nope: no such folder. Runs in runs: {made.name}$"):
+        Run.open("nope")
+    made.rename("moved")
+    other = Run.create("runs", task="hop", stage="teach", config={}, seed=0).path
+    with pytest.raises(UserError, match=f"Runs in .: moved. Runs in runs: {other.name}$"):
+        Run.open("nope")
+    with pytest.raises(UserError, match=f"nope: no such folder. Runs in .*: {other.name}$"):
+        Run.open(tmp_path / "runs" / "nope")  # one folder, told once
+
+
+@pytest.mark.parametrize("root", ["/proc/x", "file", "file/below"])
+def test_a_folder_in_which_no_run_can_be_made_is_a_mistake_before_and_when_it_is_made(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    for make in (check_root, lambda root: Run.create(root, task="a", stage="b", config={}, seed=0)):
+        with pytest.raises(UserError, match=f"no run can be made in {root}: .*runs=…"):
+            make(root)
+
+
+def test_looking_whether_runs_can_be_made_leaves_nothing(tmp_path):
+    check_root(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "lineage.json"])

@@ -62,6 +62,9 @@ def test_hardware_takes_only_what_is_trusted_and_says_which_command_cures_it(tmp
         assert cure in check_trust(bundle, is_hardware=False)
         with pytest.raises(UserError, match=cure):
             check_trust(bundle, is_hardware=True)
+    # the key is of who exports; here it is only trusted
+    assert "who exports it makes a key" in check_trust(unsigned, is_hardware=False)
+    assert "here `robokd keys trust file=<name>.pub`" in check_trust(unsigned, is_hardware=False)
     assert PUBLIC.hex() in check_trust(foreign, is_hardware=False)
     assert main(["keys", "new"]) == 0
     trusted = read_bundle(write(tmp_path / "c.robokd", keys.signing_key()))
