@@ -10,6 +10,8 @@ from robokd.fields import check, part, required
 BUNDLE = "a bundle file; `robokd export run=…` makes one"
 PROTOCOLS = ("ros2", "unitree")  # that the simulated robot can speak
 LONGEST_REST_S = 30.0  # that a guard holds a robot that nobody commands
+LEAST_MOTIONS = 3  # of sysid: steps, holds and the chirp that is held out
+LEAST_MOTION_S = 1.0  # shorter ones hardly move a joint before it has to come back
 MISMATCH = ("stop", "warn")
 
 
@@ -146,6 +148,12 @@ class SysidConfig:
         check(self)
         if not 0 < self.amplitude <= 1:
             raise ValueError(f"amplitude must be in (0, 1], got {self.amplitude}")
+        if self.motions < LEAST_MOTIONS:
+            why = "every third is held out to validate on"
+            raise ValueError(f"motions must be >= {LEAST_MOTIONS}, got {self.motions}: {why}")
+        if self.motion_s < LEAST_MOTION_S:
+            why = "shorter ones tell nothing of a joint"
+            raise ValueError(f"motion_s must be >= {LEAST_MOTION_S:g} s, got {self.motion_s}: {why}")
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -97,11 +98,13 @@ def load_plugins(modules: Iterable[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-            _plugins.add(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
+                raise _broken(f"plugin {module!r}", error) from error
             raise UserError(f"plugins: no module named {module!r} can be imported from here") from error
+        except (Exception, SystemExit) as error:
+            raise _broken(f"plugin {module!r}", error) from error
+        _plugins.add(module)
 
 
 def identity(part: type | None) -> tuple[str, str] | None:
@@ -124,6 +127,18 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the known name nearest to `got`, or nothing."""
     near = difflib.get_close_matches(got, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _broken(what: str, error: BaseException) -> UserError:
+    """Return what to say of a plugin that cannot be imported: its error's last line, and where it is."""
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}:{error.lineno}"
+    else:
+        ours = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<frozen")
+        rows = [row for row in traceback.extract_tb(error.__traceback__) if not row.filename.startswith(ours)]
+        where = f"{rows[-1].filename}:{rows[-1].lineno}" if rows else "where it begins"
+    said = traceback.format_exception_only(error)[-1].strip()
+    return UserError(f"{what} cannot be imported: {said} (at {where}): mend it, or leave it out")
 
 
 def _check(cls: type, kind: str, name: str) -> None:
@@ -153,7 +168,10 @@ def _load(kind: str) -> None:
             if found.name != "base" and _registers(f"{package.__name__}.{found.name}"):
                 importlib.import_module(f"{package.__name__}.{found.name}")
         for entry in importlib.metadata.entry_points(group=PLUGINS):
-            entry.load()
+            try:
+                entry.load()
+            except (Exception, SystemExit) as error:
+                raise _broken(f"the installed plugin {entry.name!r} ({entry.value})", error) from error
     except BaseException as error:
         _loaded.discard(kind)
         missing = error.name if isinstance(error, ModuleNotFoundError) else None

@@ -93,16 +93,23 @@ def read_log(path: str | Path, *, pictures: bool = True) -> Recording:
         raise UserError(f"log {path}: {error.strerror}") from None
     except UserError:
         raise
+    except _ForeignError as error:
+        cure = "`robokd deploy …` leaves one in its run"
+        raise UserError(f"{path} is not a log of robokd {form.VERSION}: {error}; {cure}") from None
     except _BROKEN as error:
         said = str(error) or type(error).__name__
         raise UserError(f"log {path} was altered, or is none of robokd {form.VERSION}: {said:.200}") from None
 
 
+class _ForeignError(Exception):
+    """A file that something else has made."""
+
+
 def _records(stream: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
     """Yield (opcode, content) of the records that are whole; FOOTER only where the file ends as it should."""
     start = stream.read(len(MCAP0_MAGIC))
-    if start != MCAP0_MAGIC:
-        raise ValueError(f"it begins with {start!r}, an MCAP file with {MCAP0_MAGIC!r}")
+    if not MCAP0_MAGIC.startswith(start):
+        raise _ForeignError(f"it begins with {start!r}, an MCAP file with {MCAP0_MAGIC!r}")
     crc = zlib.crc32(start)
     while len(head := stream.read(_HEAD.size)) == _HEAD.size:
         opcode, length = _HEAD.unpack(head)
@@ -147,7 +154,7 @@ class _Reader:
             self._metadata(Metadata.read(_stream(content)))
         elif opcode == Opcode.CHUNK:
             if not self.recording.about:
-                raise ValueError(f"it does not begin with metadata {form.ABOUT!r}")
+                raise _ForeignError(f"it does not begin with metadata {form.ABOUT!r}")
             chunk = Chunk.read(_stream(content))
             if chunk.compression or not chunk.uncompressed_crc:
                 raise ValueError("it is compressed, or has no checksums; robokd writes it otherwise")
@@ -159,13 +166,18 @@ class _Reader:
         elif opcode == Opcode.MESSAGE:
             raise ValueError("it has messages outside of chunks")
         elif opcode == Opcode.FOOTER:
+            if not self.recording.about:
+                raise _ForeignError(f"it has no metadata {form.ABOUT!r}")
             self.recording.is_whole = self._end is not None
 
     def finish(self) -> Recording:
         """Return the recording, after comparing it with what the file says of itself at its end."""
         recording = self.recording
         if not recording.about:
-            raise ValueError(f"it has no metadata {form.ABOUT!r}")
+            size = recording.path.stat().st_size
+            what = f"was cut within its first record: nothing can be read of its {size} bytes"
+            what = what if size else "is empty: nothing was recorded"
+            raise UserError(f"log {recording.path} {what}; `robokd deploy …` makes another")
         recording.actions_sha256 = self._hash.hex()
         if self._end is not None:
             found = {"actions_sha256": recording.actions_sha256, "ticks": str(len(recording.ticks))}

@@ -17,6 +17,7 @@ from robokd.sim2real.stage import create_run
 
 from robokd import UserError
 from robokd.export.bundle import Bundle, read_bundle
+from robokd.files import sha256_of
 from robokd.run import Run
 
 if TYPE_CHECKING:
@@ -54,10 +55,7 @@ def replay(config: ReplayConfig, resume: Run | None = None) -> Path:
 def open_bundle(config: ReplayConfig | GapConfig, recording: Recording) -> Bundle:
     """Return the bundle that the log was made with, or refuse the one that is named instead."""
     wanted = recording.about.get("bundle_sha256")
-    path = Path(config.bundle) if config.bundle else _named_bundle(recording)
-    if not config.bundle and not path.is_file():
-        raise UserError(f"{recording.path} was made with {path}, which is gone; say bundle=…")
-    bundle = read_bundle(path)
+    bundle = read_bundle(config.bundle or _named_bundle(recording))
     if bundle.sha256 != wanted:
         raise UserError(
             f"{recording.path} was made with a bundle of sha256 {wanted or 'nothing'}; "
@@ -67,7 +65,10 @@ def open_bundle(config: ReplayConfig | GapConfig, recording: Recording) -> Bundl
 
 
 def _named_bundle(recording: Recording) -> Path:
-    """Return where the bundle was, by the run that the log lies in."""
+    """Return where the bundle is, by the run that the log lies in.
+
+    What a run says is seen from the folder that it was begun in: an outer one of the run's, as a rule.
+    """
     folder = recording.path.parent
     if not (folder / "lineage.json").is_file():
         raise UserError(f"{recording.path} lies in no run that would name its bundle; say it with bundle=…")
@@ -76,7 +77,11 @@ def _named_bundle(recording: Recording) -> Path:
     paths = [Path(parent["path"]) for parent in parents if parent["sha256"] == sha256]
     if not paths:
         raise UserError(f"{folder / 'lineage.json'} does not name the log's bundle; say it with bundle=…")
-    return paths[0]
+    near = [paths[0], *(outer / paths[0] for outer in folder.resolve().parents)]
+    if not (there := [path for path in near if path.is_file()]):
+        what = f"{recording.path} was made with a bundle that is not at {paths[0]}"
+        raise UserError(f"{what} (seen from here, and from where the run lies); say where it is: bundle=…")
+    return next((path for path in there if sha256_of(path) == sha256), there[0])
 
 
 def compare(recording: Recording, policy: Policy) -> tuple[dict[str, Any] | None, str]:

@@ -16,10 +16,12 @@ import numpy as np
 import yaml
 from robokd.sim2real.deploy import started
 from robokd.sim2real.excitation import REST_S, Motion, Room, plan
+from robokd.sim2real.gap import check_simulated
 from robokd.sim2real.guard_link import GuardLink
 from robokd.sim2real.log import Log
 from robokd.sim2real.log_reader import LOG, Recording, find_log, read_log
 from robokd.sim2real.loop import Pace
+from robokd.sim2real.playback import ReplayRobotCfg
 from robokd.sim2real.robot import JointReading, SimulatedCfg
 from robokd.sim2real.stage import create_run, open_to_run
 from robokd.sim2real.trace import Trace
@@ -27,7 +29,7 @@ from robokd.sim2real.trace import Trace
 from robokd import UserError, registry
 from robokd.config import DeployConfig
 from robokd.export.bundle import Bundle
-from robokd.files import write_atomic
+from robokd.files import writable, write_atomic
 from robokd.run import Run
 from robokd.specs import ActionSpec
 
@@ -48,8 +50,14 @@ def sysid(config: SysidConfig, resume: Run | None = None) -> Path:
 
     What does not fit is refused before anything moves. A resumed one begins anew.
     """
+    if config.out:
+        writable(config.out)
     moves_hardware = not (config.log or isinstance(config.robot, SimulatedCfg))
+    if isinstance(config.robot, ReplayRobotCfg) and not config.log:
+        played = config.robot.log or "<an earlier sysid run>"
+        raise UserError(f"robot=replay plays a log, which no motion changes; what is logged: log={played}")
     bundle = open_to_run(config.bundle, is_hardware=moves_hardware)
+    check_simulated(bundle)
     check_randomisable(bundle)
     tools = _tools()
     motions_of = read_log(find_log(config.log), pictures=False) if config.log else None
@@ -58,12 +66,14 @@ def sysid(config: SysidConfig, resume: Run | None = None) -> Path:
     if motions_of is not None and (other := motions_of.about.get("bundle_sha256")) != bundle.sha256:
         made = f"{motions_of.path} was made with a bundle of sha256 {other}"
         raise UserError(f"{made}; {bundle.path} has {bundle.sha256}")
-    run = resume or create_run(config, "sysid", bundle)
     if motions_of is None:
-        record(config, bundle, run)
-        motions_of = read_log(run.path / LOG, pictures=False)
-    traces = traces_of(motions_of)
+        run = record(config, bundle, resume)
+        traces = traces_of(motions_of := read_log(run.path / LOG, pictures=False))
+    else:
+        traces = traces_of(motions_of)
+        run = resume or create_run(config, "sysid", bundle)
     replica = tools.replica_of(bundle)
+    print(f"fitting {len(replica.names)} joints to {len(traces)} motions", file=sys.stderr, flush=True)
     try:
         found = tools.fit(replica, [one for one in traces if not one.is_held_out])
     except ValueError as error:
@@ -112,27 +122,36 @@ def check_randomisable(bundle: Bundle) -> None:
         raise UserError(f"task={task} has no key {missing[0]!r}: what is found could not be randomised in it")
 
 
-def record(config: SysidConfig, bundle: Bundle, run: Run) -> None:
-    """Let the robot do the motions, through its guard, and log what it does."""
-    start = bundle.manifest["start"]
-    jerk = bundle.manifest["robot"].get("jerk")
-    room = Room.of(
-        bundle.action, (np.array(start["joint_pos_lower"]), np.array(start["joint_pos_upper"])),
-        config.amplitude, None if jerk is None else np.array(jerk),
-    )  # fmt: skip
+def room_of(bundle: Bundle, amplitude: float) -> Room:
+    """Return where the robot may be moved; UserError where the bundle leaves it no room."""
+    start, jerk = bundle.manifest["start"], bundle.manifest["robot"]["jerk"]
+    envelope = np.array(start["joint_pos_lower"]), np.array(start["joint_pos_upper"])
+    try:
+        return Room.of(bundle.action, envelope, amplitude, None if jerk is None else np.array(jerk))
+    except ValueError as error:
+        raise UserError(f"{bundle.path}: {error}") from None
+
+
+def record(config: SysidConfig, bundle: Bundle, resume: Run | None) -> Run:
+    """Let the robot do the motions, through its guard, and return the run with the log of what it did.
+
+    There is a run once the robot is connected and may move.
+    """
+    room = room_of(bundle, config.amplitude)
     deploy = DeployConfig(
         bundle=config.bundle, robot=config.robot, arm=config.arm, seed=config.seed, runs=config.runs,
         plugins=config.plugins,
     )  # fmt: skip
     about = {"task": bundle.manifest["task"], "bundle_sha256": bundle.sha256, "robot": config.robot.name}
     with started(deploy, _blind(bundle)) as hands:
+        if hands.link.is_shadow:
+            raise UserError("the guard is in shadow and lets nothing move: say arm=true")
+        run = resume or create_run(config, "sysid", bundle)
         hands.log_into(run.path)
         log = Log(run.path / LOG, about)
         try:
             if hands.plant is not None:
                 hands.plant.begin(0)
-            if hands.link.is_shadow:
-                raise UserError("the guard is in shadow and lets nothing move: say arm=true")
             anchor = hands.link.hand_over().anchor
             motions = plan(room, anchor, motions=config.motions, motion_s=config.motion_s, seed=config.seed)
             drive(motions, hands.link, log, Pace(bundle.action.control_dt))
@@ -150,13 +169,17 @@ def record(config: SysidConfig, bundle: Bundle, run: Run) -> None:
             for sent in hands.link.sents:
                 log.sent(sent)
             log.close()
+    return run
 
 
 def drive(motions: list[Motion], link: GuardLink, log: Log, pace: Pace) -> None:
     """Send every motion's targets at the pace of control and log the joints' states."""
     newest_s = -np.inf
     pace.begin()
-    for motion in motions:
+    for number, motion in enumerate(motions):  # the first is the way to where they begin
+        what = f"motion {number} of {len(motions) - 1}" if number else "going to where the motions begin"
+        lasts_s = len(motion.targets) * pace.period_s
+        print(f"{what}: {motion.name}, {lasts_s:.0f} s", file=sys.stderr, flush=True)
         if motion.kind != "approach":
             log.event(time.monotonic(), HELD_OUT if motion.is_held_out else MOTION, motion.name)
         for target in motion.targets:

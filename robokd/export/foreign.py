@@ -19,7 +19,7 @@ from robokd.config import dump
 from robokd.export import dialects
 from robokd.export.bundle import write_bundle
 from robokd.export.dialects import Foreign
-from robokd.export.manifest import AGE_PERIODS, GAINS, QUATERNION_ORDER, UNITS
+from robokd.export.manifest import AGE_PERIODS, GAINS, IMPORTED, QUATERNION_ORDER, UNITS
 from robokd.export.parity import (
     MAX_ABS,
     MEMORY,
@@ -105,8 +105,8 @@ def make_manifest(
     groups = {"proprio": to_dict(ObsSpec(group="proprio", role="proprio", terms=rows))} if rows else {}
     files = dict.fromkeys((foreign.path, foreign.graph_path))
     return {
-        "task": fields.get("task") or "imported",
-        **{f"{kind}_config": {"part": "imported"} for kind in ("task", "sim", "renderer", "corrupt")},
+        "task": fields.get("task") or IMPORTED,
+        **{f"{kind}_config": {"part": IMPORTED} for kind in ("task", "sim", "renderer", "corrupt")},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "robokd": robokd.__version__,
         "action": to_dict(spec), "observations": groups, "cameras": {}, "control_dt": spec.control_dt,

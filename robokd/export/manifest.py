@@ -40,12 +40,17 @@ GAINS = ("kp", "kd", "torque", "torque_rate", "jerk")  # of the robot; null wher
 # control periods that data may be older than it ever was in training; of the simulated robot it is 0.2 old at
 # most, and 1.04 where two cores are shared with four processes that never rest
 AGE_PERIODS = 3
+PERIODS_S = (1e-3, 1.0)  # that a control period may have
+# that joints and an IMU may have been late in training; pictures that dropped out or froze were later
+LONGEST_LATENCY_S = 1.0
+LONGEST_AGE_S = 10.0  # of any data that a command may rest on: a larger budget would switch the check off
 LENS = ("fx", "fy", "cx", "cy")
 DTYPES = ("float32", "float16", "uint8", "int16", "int32", "int64", "bool")
 MOST_NUMBERS = 1 << 24  # of a tensor
+IMPORTED = "imported"  # the part that stands for task and simulator of another suite
 MOST_PIXELS = 1 << 24  # of a picture, which is no longer than the root of it
 _PARTS = ("task_config", "sim_config", "renderer_config", "corrupt_config")
-_POSITIVE = ("torque", "torque_rate", "jerk")
+POSITIVE = ("torque", "torque_rate", "jerk")  # of GAINS; the others may be 0
 _TASK = re.compile(r"\w[\w.-]{0,63}")
 _TINY, _HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _NARROWEST_DEG = 0.1  # field of view
@@ -88,10 +93,8 @@ class _Check:
         # a terminal obeys what it is shown, and a task is part of a folder's name
         if wrong := next((text for text in _texts(manifest) if not text.isprintable()), None):
             raise UserError(f"{self.path}: its manifest holds text that cannot be shown: {wrong!r:.60}")
-        if not _TASK.fullmatch(manifest["task"]):
-            self.refuse(
-                "task", f"is {manifest['task']!r:.60}; wanted letters, digits, _, - and ., at most 64"
-            )
+        if wrong_task(manifest["task"]):
+            self.refuse("task", wrong_task(manifest["task"]))
 
     def typed(self, name: str, value: object, kind: object) -> None:
         """Refuse a value that is not of a field's type: a plain one, Term, or tuple[<one of them>, ...]."""
@@ -165,10 +168,12 @@ class _Check:
         for name in ("scale", "position_lower", "position_upper", "velocity", "acceleration"):
             # the runtime has them as float32, where one that is infinite or 0 would be no limit
             row = getattr(action, name)
-            if not all(value == 0 or _TINY <= abs(value) <= _HUGE for value in row):
+            if not all(map(fits_float32, row)):
                 self.refuse(f"action.{name}", f"wants numbers that float32 holds, got {list(row)!r:.60}")
         if self.manifest["control_dt"] != action.control_dt:
             why = f"is {self.manifest['control_dt']} s, action.control_dt is {action.control_dt} s"
+            self.refuse("control_dt", why)
+        if why := wrong_period(action.control_dt):
             self.refuse("control_dt", why)
 
     def groups(self, observations: dict[str, ObsSpec], cameras: dict[str, CameraSpec]) -> None:
@@ -206,8 +211,8 @@ class _Check:
         for name in GAINS:
             if robot[name] is not None:
                 least = min(self.numbers(f"robot.{name}", robot[name], action.size))
-                if least < 0 or (least == 0 and name in _POSITIVE):
-                    self.refuse(f"robot.{name}", f"must be {'>' if name in _POSITIVE else '>='} 0")
+                if least < 0 or (least == 0 and name in POSITIVE):
+                    self.refuse(f"robot.{name}", f"must be {'>' if name in POSITIVE else '>='} 0")
         home = self.numbers("robot.home", robot["home"], action.size)
         for what, low, high in (
             ("the start envelope", start["joint_pos_lower"], start["joint_pos_upper"]),
@@ -275,11 +280,12 @@ class _Check:
         self.keys("latency_s", latency, names)
         for name in names:
             self.typed(f"ages_s.{name}", ages[name], float)
-            if ages[name] <= 0:
-                self.refuse(f"ages_s.{name}", f"must be > 0 s, got {ages[name]}")
-            least, most = self.numbers(f"latency_s.{name}", latency[name], 2)
-            if not 0 <= least <= most:
-                self.refuse(f"latency_s.{name}", f"wants 0 <= least <= most, got {latency[name]}")
+            if not 0 < ages[name] <= LONGEST_AGE_S:
+                self.refuse(f"ages_s.{name}", f"must be > 0 s and <= {LONGEST_AGE_S:g} s, got {ages[name]}")
+            row = self.numbers(f"latency_s.{name}", latency[name], 2)
+            longest_s = LONGEST_AGE_S if name in self.manifest["cameras"] else LONGEST_LATENCY_S
+            if why := wrong_latency(row, longest_s):
+                self.refuse(f"latency_s.{name}", why)
 
     def graph(self, members: Sequence[str]) -> None:
         """Refuse a description of the graph that is not whole, or names members that are not there."""
@@ -325,6 +331,32 @@ def _texts(value: object) -> Iterator[str]:
             left += [*one, *one.values()]
         elif isinstance(one, list):
             left += one
+
+
+def wrong_period(control_dt: float) -> str:
+    """Return what is wrong with a control period in s, empty where nothing is."""
+    least, most = PERIODS_S
+    return "" if least <= control_dt <= most else f"wants {least:g} to {most:g} s, got {control_dt:g}"
+
+
+def wrong_latency(row: Sequence[float], longest_s: float = LONGEST_LATENCY_S) -> str:
+    """Return what is wrong with the least and most that data were late, s, empty where nothing is."""
+    least, most = row
+    if 0 <= least <= most <= longest_s:
+        return ""
+    return f"wants 0 <= least <= most <= {longest_s:g} s, got {[least, most]}"
+
+
+def wrong_task(task: str) -> str:
+    """Return what is wrong with a task's name, empty where nothing is."""
+    if _TASK.fullmatch(task):
+        return ""
+    return f"is {task!r:.60}; wanted letters, digits, _, - and ., at most 64"
+
+
+def fits_float32(value: float) -> bool:
+    """Whether float32 has a number without making it 0 or infinite."""
+    return value == 0 or _TINY <= abs(value) <= _HUGE
 
 
 def focal_px(camera: CameraSpec) -> float:

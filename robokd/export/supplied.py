@@ -5,7 +5,7 @@ Shapes: A joints, 3 axes of an IMU. Fields go by dotted names; a contract file i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,7 +13,14 @@ import numpy as np
 
 from robokd import UserError, registry
 from robokd.export.dialects import Foreign
-from robokd.export.manifest import GAINS
+from robokd.export.manifest import (
+    GAINS,
+    POSITIVE,
+    fits_float32,
+    wrong_latency,
+    wrong_period,
+    wrong_task,
+)
 from robokd.export.wrap import CHANNELS, LAST_ACTION, Reads, width
 from robokd.files import is_number, read_json
 
@@ -45,7 +52,7 @@ def complete(foreign: Foreign, contract: Path | None) -> tuple[Fields, list[Read
     terms = foreign.terms or _terms(supplied)
     fields = foreign.fields | supplied
     for name in terms:
-        _check_term(foreign, name, fields)
+        _check_term(foreign, name, fields, contract if f"observations.{name}.channel" in supplied else None)
     _refuse_unknown(contract, supplied, terms)
     wanted = [
         *REQUIRED,
@@ -67,6 +74,8 @@ def complete(foreign: Foreign, contract: Path | None) -> tuple[Fields, list[Read
         if not _agree(said, shaped[name], foreign):
             what = f"{foreign.path} says {said!s:.60}, {contract} says {shaped[name]!s:.60}"
             raise UserError(f"{name}: {what}; only digits can be added to what an export says")
+    _check_values(shaped, owners)
+    _check_places(shaped, owners)
     return shaped, [_reads(name, shaped, sizes[f"observations.{name}.scale"]) for name in terms]
 
 
@@ -92,17 +101,20 @@ def _refuse_unknown(contract: Path | None, supplied: Fields, terms: Sequence[str
             raise UserError(f"{contract}: a contract has no field {key!r}.{near} Known: {', '.join(known)}")
 
 
-def _check_term(foreign: Foreign, name: str, fields: Fields) -> None:
-    """Refuse a term that is made of nothing that this runtime has."""
-    channel = fields.get(f"observations.{name}.channel", _CHANNELS.get(name))
+def _check_term(foreign: Foreign, name: str, fields: Fields, contract: Path | None) -> None:
+    """Refuse a term that is made of nothing that this runtime has; `contract` where it says the channel."""
+    said, known = fields.get(f"observations.{name}.channel"), (*CHANNELS, RELATIVE, LAST_ACTION)
+    channel = _CHANNELS.get(name) if said is None else said
     if fields.get(f"observations.{name}.values") is not None:
         if _COMMAND not in name:
             raise UserError(
                 f"observations.{name}.values: only a command can be held constant, no measurement"
             )
-    elif channel not in (*CHANNELS, RELATIVE, LAST_ACTION) and not (
-        channel is None and (_COMMAND in name or name in _UNTOLD)
-    ):
+    elif said is not None and said not in known:
+        where = f"{contract or foreign.path}: observations.{name}.channel is {said!r:.60}, which this runtime"
+        near = registry.did_you_mean(str(said), known)
+        raise UserError(f"{where} has not.{near} Known: {', '.join(known)}")
+    elif channel not in known and not (channel is None and (_COMMAND in name or name in _UNTOLD)):
         have = f"{', '.join(CHANNELS)}, {RELATIVE} and the last {LAST_ACTION}"
         what = f"{foreign.path} observes {name!r}, which this runtime has not; it has {have}"
         raise UserError(f"{what} (observations.{name}.channel says if it is one of them under another name)")
@@ -128,9 +140,73 @@ def _names(owner: Path, value: object) -> list[str]:
         or not value
         or not all(isinstance(name, str) and name for name in value)
         or len(set(value)) != len(value)
+        or not all(name.isprintable() for name in value)
     ):
         raise UserError(f"{owner}: action.names wants names of joints, each once, got {value!r:.60}")
     return value
+
+
+def _check_values(fields: Fields, owners: dict[str, Path]) -> None:
+    """Refuse values that nothing can have, by the file that says them and the joint."""
+    for name, wrong in (("control_dt", wrong_period), ("latency_s", wrong_latency), ("task", wrong_task)):
+        if fields.get(name) is not None and (why := wrong(fields[name])):
+            seconds = "" if name == "task" else "; it is in seconds, not ms"
+            raise UserError(f"{owners[name]}: {name} {why}{seconds}")
+    for name, value in fields.items():
+        if name == "action.names" or not isinstance(value, list):
+            continue
+        if wrong := [one for one in np.ravel(value).tolist() if not fits_float32(one)]:
+            raise UserError(f"{owners[name]}: {name} wants numbers that float32 holds, got {wrong[0]:g}")
+    dt = fields["control_dt"]
+    _check_each(
+        fields, owners, "action.velocity", lambda value: value > 0 and fits_float32(value * dt), "> 0"
+    )
+    _check_each(fields, owners, "action.acceleration", lambda value: value > 0, "> 0")
+    for name in GAINS:
+        if fields.get(f"robot.{name}") is None:
+            continue
+        if name in POSITIVE:
+            _check_each(fields, owners, f"robot.{name}", lambda value: value > 0, "> 0")
+        else:
+            _check_each(fields, owners, f"robot.{name}", lambda value: value >= 0, ">= 0")
+    if clip := fields.get("action.clip"):
+        for joint, (low, high) in zip(fields["action.names"], clip, strict=True):
+            if low > high:
+                got = f"action.clip of {joint} is [{low:g}, {high:g}]"
+                raise UserError(f"{owners['action.clip']}: {got}, wanted [low, high] with low <= high")
+
+
+def _check_each(
+    fields: Fields, owners: dict[str, Path], name: str, is_right: Callable[[float], bool], wanted: str
+) -> None:
+    for joint, value in zip(fields["action.names"], fields[name], strict=True):
+        if not is_right(value):
+            raise UserError(
+                f"{owners[name]}: {name} of {joint} is {value:g}, wanted {wanted} for every joint"
+            )
+
+
+def _check_places(fields: Fields, owners: dict[str, Path]) -> None:
+    """Refuse limits and start poses that are the wrong way round, and a ready pose outside of them."""
+    home = "default_joint_pos" if fields.get("robot.home") is None else "robot.home"
+    why, cure = "", f"change {home}"
+    if home != "robot.home":
+        why = f", which is the ready pose as no robot.home is said ({owners[home]} says it)"
+        cure = "say another robot.home"
+    for lower, upper, is_strict in (
+        ("action.position_lower", "action.position_upper", True),
+        (*START, False),
+    ):
+        rows = (fields[name] for name in ("action.names", lower, home, upper))
+        for joint, low, at, high in zip(*rows, strict=True):
+            if low > high or (is_strict and low == high):
+                wanted = "wanted it below" if is_strict else "wanted it not above"
+                raise UserError(f"{owners[lower]}: {lower} of {joint} is {low:g}, {wanted} {upper}, {high:g}")
+            if not low <= at <= high:
+                got = f"{lower} and {upper} of {joint} are {low:g} and {high:g}"
+                raise UserError(
+                    f"{owners[lower]}: {got}: outside is {home}, {at:g}{why}; widen them, or {cure}"
+                )
 
 
 def _size(name: str, fields: Fields, owners: dict[str, Path], count: int) -> int:
@@ -156,9 +232,9 @@ def _shape(owner: Path, name: str, value: Any, count: int) -> Any:  # noqa: ANN4
             return value
         raise UserError(f"{owner}: {name} wants [low, high] for each of {count} joints, got {value!r:.60}")
     if name == "control_dt":
-        if is_number(value) and value > 0:
+        if is_number(value):
             return float(value)
-        raise UserError(f"{owner}: {name} wants a number > 0 s, got {value!r:.60}")
+        raise UserError(f"{owner}: {name} wants a number of seconds, got {value!r:.60}")
     if name.endswith(".values"):
         if isinstance(value, list) and value and _is_row(value, len(value)):
             return value

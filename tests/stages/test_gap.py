@@ -94,6 +94,15 @@ def test_a_log_without_episodes_or_without_the_pictures_is_refused(bundle, seein
         gap(config(tmp_path / "none.mcap", bundle, tmp_path))
 
 
+def test_an_imported_bundle_is_refused_as_there_is_no_simulation_of_it(tmp_path):
+    imported = make_reach_bundle(tmp_path / "imported.robokd", sim_config={"part": "imported"})
+    about = {"task": "reach", "bundle_sha256": read_bundle(imported).sha256, "robot": "mujoco"}
+    Log(tmp_path / "log.mcap", about).close()
+    with pytest.raises(UserError, match=r"imported\.robokd was imported: there is no simulation of it"):
+        gap(config(tmp_path / "log.mcap", imported, tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_errors_of_joints_are_root_mean_squares_and_largest():
     # joint a: errors 0.03 and -0.04: sqrt((9 + 16) / 2) = 3.5355 hundredths
     rows = joint_gap(("a", "b"), np.array([[0.03, 0.0], [-0.04, 0.01]]), 0.02)

@@ -128,8 +128,23 @@ def test_a_bundle_that_is_gone_or_was_exchanged_is_refused(tmp_path, bundle):
     with pytest.raises(UserError, match="was made with a bundle of sha256"):
         replay(compose("replay", words(tmp_path, run)))
     bundle.path.unlink()
-    with pytest.raises(UserError, match=r"which is gone; say bundle="):
+    with pytest.raises(
+        UserError,
+        match=rf"was made with a bundle that is not at {bundle.path} \(seen from here, .*: bundle=…$",
+    ):
         replay(compose("replay", words(tmp_path, run)))
+
+
+def test_a_bundle_is_found_from_where_the_run_lies_whatever_folder_replay_is_begun_in(tmp_path, monkeypatch):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(), new.mkdir()
+    monkeypatch.chdir(old)
+    run = deployed(old, make_bundle(Path("a.robokd")))
+    monkeypatch.chdir(new)
+    make_bundle(Path("a.robokd"), data=graph(step=0.002))  # of the same name, and another
+    summary = json.loads(replay(compose("replay", words(tmp_path, run))).read_text())
+    assert summary["equal"] is True
+    assert Path(summary["bundle"]) == old / "a.robokd"
 
 
 def test_a_log_that_was_cut_is_replayed_up_to_there_and_says_so(tmp_path, bundle, capsys):

@@ -1,9 +1,11 @@
 """Sysid as a stage: an excitation's log in, parameters and a file for teach out."""
 
+import contextlib
 import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +15,17 @@ pytest.importorskip("mujoco")
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
 from reach_bundle import make_reach_bundle, write_episode, write_excitation
 from robokd.sim2real import identify
-from robokd.sim2real.excitation import Room, plan
+from robokd.sim2real import sysid as module
+from robokd.sim2real.excitation import KINDS, Motion, Room, plan
+from robokd.sim2real.log import Log
+from robokd.sim2real.loop import Pace
 from robokd.sim2real.sysid import account, randomisation, say, sysid
 from robokd.tasks.reach import Reach
 from sysid_engine import needs_engine
 
 from robokd import UserError, registry
 from robokd.config import compose, dump
+from robokd.deploying import LEAST_MOTIONS
 from robokd.export.bundle import read_bundle
 from robokd.overrides import compose_stage, flatten, parse
 from robokd.schemas import SCHEMAS
@@ -75,8 +81,9 @@ def as_found(path, stage):
 
 
 @needs_engine
-def test_a_log_gives_parameters_delay_validation_and_a_file_that_teach_takes(bundle, log, tmp_path):
+def test_a_log_gives_parameters_delay_validation_and_a_file_that_teach_takes(bundle, log, tmp_path, capsys):
     summary = json.loads(sysid(config(bundle, tmp_path, f"log={log}")).read_text())
+    assert "fitting 7 joints to 3 motions" in capsys.readouterr().err
     assert abs(summary["delay_s"]["value"] - PLANTED["delay_s"][0]) < 1e-3
     assert summary["passed"] is True
     assert summary["worse_held_out"] == []
@@ -143,6 +150,7 @@ def test_a_log_without_motions_and_one_of_another_bundle_are_refused(bundle, log
     other = make_reach_bundle(tmp_path / "other.robokd", created="2026-02-02T00:00:00+00:00")
     with pytest.raises(UserError, match="was made with a bundle of sha256"):
         sysid(config(other, tmp_path, f"log={log}"))
+    assert not (tmp_path / "runs").exists()
     with pytest.raises(UserError, match="does not exist"):
         sysid(config(bundle, tmp_path, f"log={tmp_path / 'none.mcap'}"))
 
@@ -150,3 +158,73 @@ def test_a_log_without_motions_and_one_of_another_bundle_are_refused(bundle, log
 def test_values_that_no_excitation_can_have_are_refused(bundle, tmp_path):
     with pytest.raises(UserError, match=r"amplitude must be in \(0, 1\], got 2"):
         config(bundle, tmp_path, "amplitude=2.0")
+    with pytest.raises(UserError, match=r"motions must be >= 3, got 2: every third is held out"):
+        config(bundle, tmp_path, "motions=2")
+    with pytest.raises(UserError, match=r"motion_s must be >= 1 s, got 0\.5: shorter ones tell nothing"):
+        config(bundle, tmp_path, "motion_s=0.5")
+    assert len(KINDS) == LEAST_MOTIONS
+
+
+def connected(link):
+    """Stands for `started`: hands whose robot is connected by this link."""
+
+    @contextlib.contextmanager
+    def started(*_):
+        yield SimpleNamespace(link=link, plant=None)
+
+    return started
+
+
+def refused(*_):
+    raise UserError("arm=true is refused")
+
+
+@pytest.mark.parametrize(
+    ("started", "said"),
+    [
+        (refused, "arm=true is refused"),
+        (connected(SimpleNamespace(is_shadow=True)), "the guard is in shadow"),
+    ],
+)
+def test_a_robot_that_may_not_move_leaves_no_run(bundle, tmp_path, monkeypatch, started, said):
+    monkeypatch.setattr(module, "started", started)
+    with pytest.raises(UserError, match=said):
+        module.record(config(bundle, tmp_path), read_bundle(bundle), None)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["out={}/none/x.yaml"], r"cannot write .*x\.yaml: there is no folder .*none$"),
+        (["robot=replay", "robot.log={}/a.mcap"], r"robot=replay plays a log.*: log=.*a\.mcap$"),
+        (["robot=replay"], r"robot=replay plays a log.*: log=<an earlier sysid run>$"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_bundle_is_even_opened(tmp_path, words, said):
+    absent = tmp_path / "absent.robokd"
+    with pytest.raises(UserError, match=said):
+        sysid(config(absent, tmp_path, *(word.format(tmp_path) for word in words)))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_imported_bundle_is_refused_before_anything_moves(tmp_path):
+    imported = make_reach_bundle(tmp_path / "imported.robokd", sim_config={"part": "imported"})
+    with pytest.raises(UserError, match=r"imported\.robokd was imported: there is no simulation of it"):
+        sysid(config(imported, tmp_path))
+
+
+def test_every_motion_is_told_as_it_begins(tmp_path, capsys):
+    still = np.zeros((2, 7))
+    motions = [
+        Motion(name=name, kind=name, seed=0, is_held_out=False, targets=still)
+        for name in ("approach", "steps", "chirp")
+    ]
+    link = SimpleNamespace(command=lambda target: None, listen=lambda: None, states=[])
+    log = Log(tmp_path / "log.mcap", {"task": "reach"})
+    module.drive(motions, link, log, Pace(0.001))
+    log.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "going to where the motions begin: approach, 0 s", "motion 1 of 2: steps, 0 s",
+        "motion 2 of 2: chirp, 0 s",
+    ]  # fmt: skip

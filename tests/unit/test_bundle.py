@@ -142,6 +142,7 @@ def test_every_manifest_field_is_required_and_typed(good, tmp_path, name):
         (lambda row: row["start"].update(joint_pos_lower=[0.0]), "start.joint_pos_lower"),
         (lambda row: row["ages_s"].pop("front"), "'ages_s' wants exactly proprio, front"),
         (lambda row: row["ages_s"].update(front=0), "ages_s.front"),
+        (lambda row: row["ages_s"].update(front=10.1), "'ages_s.front' must be > 0 s and <= 10 s, got 10.1"),
         (lambda row: row["graph"].update(member="other"), "graph.member"),
         (lambda row: row["graph"].update(member=["policy.onnx"]), "graph.member"),
         (lambda row: row["graph"].update(samples="other"), "graph.samples"),
@@ -224,6 +225,22 @@ def test_every_manifest_field_is_required_and_typed(good, tmp_path, name):
         (lambda row: row["latency_s"].pop("front"), "'latency_s' wants exactly proprio, front"),
         (lambda row: row["latency_s"].update(front=[0.1]), "'latency_s.front' wants 2 numbers"),
         (lambda row: row["latency_s"].update(front=[0.2, 0.1]), "'latency_s.front' wants 0 <= least"),
+        (
+            lambda row: row["latency_s"].update(front=[0, 10.1]),
+            "'latency_s.front' wants 0 <= least <= most <= 10 s, got [0, 10.1]",
+        ),
+        (
+            lambda row: row["latency_s"].update(proprio=[0, 1.1]),
+            "'latency_s.proprio' wants 0 <= least <= most <= 1 s, got [0, 1.1]",
+        ),
+        (
+            lambda row: (row.update(control_dt=1.1), row["action"].update(control_dt=1.1)),
+            "wants 0.001 to 1 s",
+        ),
+        (
+            lambda row: (row.update(control_dt=9e-4), row["action"].update(control_dt=9e-4)),
+            "'control_dt' wants 0.001 to 1 s, got 0.0009",
+        ),
         (lambda row: row["latency_s"].update(front=[-0.1, 0.1]), "'latency_s.front' wants 0 <= least"),
         (lambda row: row["graph"]["inputs"]["rate"].update(shape=[1, 0]), "graph.inputs.rate.shape"),
         (lambda row: row["graph"]["inputs"]["rate"].update(shape=[1, 1.5]), "graph.inputs.rate.shape"),

@@ -250,20 +250,25 @@ def test_metadata_that_does_not_add_up_is_refused(tmp_path, changes, said):
     ("changes", "said"),
     [
         ({"control_d": 1}, "a contract has no field 'control_d'. Did you mean 'control_dt'?"),
-        ({"control_dt": 0}, "control_dt wants a number > 0 s, got 0"),
-        ({"control_dt": "fast"}, "control_dt wants a number > 0 s"),
+        ({"control_dt": 0}, "contract.json: control_dt wants 0.001 to 1 s, got 0"),
+        ({"control_dt": "fast"}, "control_dt wants a number of seconds, got 'fast'"),
         ({"latency_s": 0.1}, "latency_s wants 2 numbers"),
-        ({"latency_s": [0.2, 0.1]}, "'latency_s.proprio' wants 0 <= least <= most"),
+        (
+            {"latency_s": [0.2, 0.1]},
+            "contract.json: latency_s wants 0 <= least <= most <= 1 s, got [0.2, 0.1]",
+        ),
         ({"start": {"joint_pos_lower": [1], "joint_pos_upper": 2}}, "start.joint_pos_lower wants 3 numbers"),
-        ({"start": {"joint_pos_lower": 0.4, "joint_pos_upper": 0.5}}, "'robot.home' is outside the start"),
-        ({"action": {**CONTRACT["action"], "velocity": -1}}, "must be > 0 for every joint"),
+        (
+            {"action": {**CONTRACT["action"], "velocity": -1}},
+            "contract.json: action.velocity of hip is -1, wanted > 0 for every joint",
+        ),
         ({"action": {**CONTRACT["action"], "velocity": True}}, "action.velocity wants 3 numbers"),
         ({"action": {**CONTRACT["action"], "clip": [[0, 1]]}}, "action.clip wants [low, high] for each of 3"),
         ({"robot": {"kp": [21, 30, 10]}}, "only digits can be added"),
         ({"robot": {"torque": [1, 2]}}, "robot.torque wants 3 numbers"),
-        ({"robot": {"torque": 0}}, "'robot.torque' must be > 0"),
+        ({"robot": {"torque": 0}}, "contract.json: robot.torque of hip is 0, wanted > 0 for every joint"),
         ({"task": 3}, "task wants text"),
-        ({"control_dt": 10**400}, "control_dt wants a number > 0 s"),
+        ({"control_dt": 10**400}, "control_dt wants a number of seconds"),
         ({"task": json.loads("[" * 50 + "]" * 50)}, "nested more than 32 deep"),
         (
             {
@@ -282,6 +287,95 @@ def test_metadata_that_does_not_add_up_is_refused(tmp_path, changes, said):
 )
 def test_a_contract_that_does_not_fit_is_refused_by_field(tmp_path, mjlab, changes, said):
     assert said in refused(tmp_path, mjlab, told(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"control_dt": 1e9}, "control_dt wants 0.001 to 1 s, got 1e+09; it is in seconds, not ms"),
+        ({"control_dt": 1e-9}, "control_dt wants 0.001 to 1 s, got 1e-09"),
+        (
+            {"latency_s": [0, 10]},
+            "latency_s wants 0 <= least <= most <= 1 s, got [0.0, 10.0]; it is in seconds",
+        ),
+        ({"latency_s": [0, 1e9]}, "latency_s wants 0 <= least <= most <= 1 s, got [0.0, 1000000000.0]"),
+    ],
+)
+def test_times_that_would_switch_a_safety_check_off_are_refused(tmp_path, mjlab, changes, said):
+    assert f"{tmp_path / 'contract.json'}: {said}" in refused(tmp_path, mjlab, told(tmp_path, **changes))
+
+
+LOW, HIGH = "action.position_lower", "action.position_upper"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"action": {**CONTRACT["action"], "position_lower": [-1.5, 2, -1.5]}},
+            f"{LOW} of knee is 2, wanted it below {HIGH}, 1.5",
+        ),
+        (
+            {"start": {"joint_pos_lower": [-0.5, 0.6, -0.5], "joint_pos_upper": 0.5}},
+            "start.joint_pos_lower of knee is 0.6, wanted it not above start.joint_pos_upper, 0.5",
+        ),
+        (
+            {"start": {"joint_pos_lower": 0.2, "joint_pos_upper": 0.5}},
+            "start.joint_pos_lower and start.joint_pos_upper of hip are 0.2 and 0.5: outside is "
+            "default_joint_pos, 0.1, which is the ready pose as no robot.home is said (",
+        ),
+        (
+            {"robot": {"home": [0, 0, 0.7]}},
+            "start.joint_pos_lower and start.joint_pos_upper of ankle are -0.5 and 0.5: outside is "
+            "robot.home, 0.7; widen them, or change robot.home",
+        ),
+        (
+            {"action": {**CONTRACT["action"], "position_lower": 0.0}},
+            f"{LOW} and {HIGH} of knee are 0 and 1.5: outside is default_joint_pos, -0.2",
+        ),
+        ({"task": "../else"}, "task is '../else'; wanted letters, digits"),
+        (
+            {"action": {**CONTRACT["action"], "velocity": 1e39}},
+            "action.velocity wants numbers that float32 holds, got 1e+39",
+        ),
+        (
+            {"action": {**CONTRACT["action"], "acceleration": 0}},
+            "action.acceleration of hip is 0, wanted > 0",
+        ),
+        (
+            {"action": {**CONTRACT["action"], "clip": [[0, 1], [1, 0], [0, 1]]}},
+            "action.clip of knee is [1, 0], wanted [low, high] with low <= high",
+        ),
+    ],
+)
+def test_what_a_contract_says_wrong_is_blamed_on_it_by_joint_and_never_on_the_file_to_write(
+    tmp_path, mjlab, changes, said
+):
+    message = refused(tmp_path, mjlab, told(tmp_path, **changes))
+    assert message.startswith(f"{tmp_path / 'contract.json'}: {said}")
+    assert "a.robokd" not in message
+
+
+def test_what_an_export_says_wrong_is_blamed_on_the_export(tmp_path):
+    foreign = foreign_graph(tmp_path / "b.onnx", MJLAB | {"joint_stiffness": "20,-1,10"})
+    message = refused(tmp_path, foreign, told(tmp_path))
+    assert message == f"{foreign}: robot.kp of knee is -1, wanted >= 0 for every joint"
+    start = {"joint_pos_lower": 0.2, "joint_pos_upper": 0.5}
+    assert f"({foreign} says it)" in refused(
+        tmp_path, foreign_graph(foreign, MJLAB), told(tmp_path, start=start)
+    )
+
+
+def test_a_mistyped_channel_is_answered_with_the_nearest_and_the_contract(tmp_path, mjlab):
+    terms = {**CONTRACT["observations"], "joint_pos": {"channel": "jointpos", "scale": 1}}
+    contract = told(tmp_path, observations=terms)
+    assert refused(tmp_path, mjlab, contract) == (
+        f"{contract}: observations.joint_pos.channel is 'jointpos', which this runtime has not. "
+        "Did you mean 'joint_pos'? Known: joint_pos, joint_vel, gyro, gravity, joint_pos_rel, action"
+    )
+    terms["joint_pos"]["channel"] = ["joint_pos"]
+    message = refused(tmp_path, mjlab, told(tmp_path, observations=terms))
+    assert f"{contract}: observations.joint_pos.channel is ['joint_pos'], which" in message
 
 
 def test_a_graph_that_does_not_fit_is_refused(tmp_path):
@@ -448,7 +542,7 @@ def test_targets_are_clipped_where_the_suite_clips_them(tmp_path):
         ("joint_ids_map: [2, 0, 1]", "joint_ids_map: [-1, 0, 1]", "names motors that stiffness"),
         ("joint_ids_map: [2, 0, 1]", "joint_ids_map: 7", "joint_ids_map and stiffness want lists"),
         ("step_dt: 0.02", "", "is no deploy.yaml of unitree: it has no 'step_dt'"),
-        ("step_dt: 0.02", "step_dt: .nan", "control_dt wants a number > 0 s"),
+        ("step_dt: 0.02", "step_dt: .nan", "control_dt wants a number of seconds"),
         ("joint_ids: null", "joint_ids: [0, 1]", "joint_ids picks joints; only all can be run"),
         ("  JointPositionAction:", "  JointVelocityAction:", "only one JointPositionAction can be run"),
         ("history_length: 1", "history_length: 5", "'joint_pos_rel' has a history of 5 steps"),

@@ -162,10 +162,7 @@ def test_messages_of_any_content_are_a_recording_or_a_user_error(tmp_path, topic
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda data: b"", "it begins with b''"),
-        (lambda data: b"PK\x03\x04" + data, "an MCAP file with"),
         (lambda data: data + b"x", "stands after its end"),
-        (lambda data: data[:8] + b"\x02" + struct.pack("<Q", 20) + bytes(20), "has no metadata 'robokd'"),
         (lambda data: data.replace(b"version\x01\x00\x00\x001", b"version\x01\x00\x00\x002"), "version 2"),
     ],
 )
@@ -175,6 +172,36 @@ def test_what_is_no_log_is_refused_by_what_it_is(whole, tmp_path, change, said):
     with pytest.raises(UserError, match="altered, or is none of robokd") as caught:
         read_log(path)
     assert said in str(caught.value)
+
+
+def footed(data):
+    """An MCAP file of nothing: magic, footer, magic."""
+    return data[:8] + b"\x02" + struct.pack("<Q", 20) + bytes(20) + data[:8]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: b"PK\x03\x04" + data, "it begins with b'PK\\x03\\x04\\x89MCA', an MCAP file with"),
+        (lambda data: b"{}", "it begins with b'{}', an MCAP file with"),
+        (footed, "it has no metadata 'robokd'; `robokd deploy …` leaves one"),
+    ],
+)
+def test_what_something_else_has_made_is_called_no_log_of_robokd(whole, tmp_path, change, said):
+    path = tmp_path / "no.mcap"
+    path.write_bytes(change(whole))
+    with pytest.raises(UserError, match=r"no\.mcap is not a log of robokd 1: ") as caught:
+        read_log(path)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 5, 8, 12, 40])
+def test_a_log_that_was_cut_before_it_says_anything_is_called_empty_or_cut(whole, tmp_path, size):
+    path = tmp_path / "cut.mcap"
+    path.write_bytes(whole[:size])
+    said = f"was cut within its first record: nothing can be read of its {size} bytes" if size else "is empty"
+    with pytest.raises(UserError, match=rf"^log .*cut\.mcap {said}.*`robokd deploy …` makes another$"):
+        read_log(path)
 
 
 def test_a_log_is_found_in_its_run_and_by_its_name(tmp_path):

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -150,3 +151,44 @@ def test_plugins_register_and_unknown_ones_are_one_line(tmp_path, monkeypatch):
     assert registry.plugins() == {"my_plugin"}
     with pytest.raises(UserError, match="no module named 'no_such_plugin'"):
         registry.load_plugins(["no_such_plugin"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "line"),
+    [
+        ("import sys\n1 / 0\n", "ZeroDivisionError: division by zero", 2),
+        ("def broken(:\n", "SyntaxError: invalid syntax", 1),
+        ("\nimport not_there_either\n", "ModuleNotFoundError: No module named 'not_there_either'", 2),
+        (
+            "from robokd.registry import register\nregister('los', 'x')\n",
+            "ValueError: no kind named 'los'",
+            2,
+        ),
+        ("raise SystemExit(1)\n", "SystemExit: 1", 1),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_named_with_its_error_and_where(
+    tmp_path, monkeypatch, text, said, line
+):
+    file = tmp_path / "bad_plugin.py"
+    file.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"plugin 'bad_plugin' cannot be imported: ") as caught:
+        registry.load_plugins(["bad_plugin"])
+    assert f": {said}" in str(caught.value)
+    assert f"(at {file}:{line})" in str(caught.value)
+    assert "bad_plugin" not in registry.plugins()
+
+
+def test_an_installed_plugin_that_is_broken_is_named_too(tmp_path, monkeypatch):
+    (tmp_path / "worse_plugin.py").write_text("1 / 0\n")
+    (tmp_path / "few_losses").mkdir()
+    (tmp_path / "few_losses" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = EntryPoint(name="worse", value="worse_plugin", group=registry.PLUGINS)
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [entry])
+    monkeypatch.setitem(registry.PACKAGES, "loss", "few_losses")
+    registry._loaded.discard("loss")
+    said = r"the installed plugin 'worse' \(worse_plugin\) cannot be imported: ZeroDivisionError"
+    with pytest.raises(UserError, match=said):
+        names("loss")
