@@ -4,8 +4,8 @@
 
 The robot is the simulated one, so its physics is on that core too. Wants two cores; each row as it comes:
 
-    plain       as `robokd deploy` comes
     real time   with runtime.fifo=true, where that is allowed
+    plain       as `robokd deploy` comes
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from robokd.files import to_json, write_atomic
 
-WAYS = {"plain": [], "real time": ["runtime.fifo=true"]}
+WAYS = {"real time": ["runtime.fifo=true"], "plain": []}
 KEPT = (
     "rate_hz", "ticks", "period_s", "late_s", "deadline_misses", "inference_s", "age_s", "stop_reason",
     "safety", "machine",
