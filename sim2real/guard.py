@@ -310,8 +310,9 @@ class Guard:
         """Send targets to the robot and tell the policy what was sent; return when the robot had them."""
         self._sequence += 1
         command = Command(
-            target=moved, stamp_s=stamp, sequence=self._sequence, origin=origin, rung=int(self.ladder.rung)
-        )
+            target=moved, stamp_s=stamp, sequence=self._sequence, origin=origin, rung=int(self.ladder.rung),
+            step_s=step,
+        )  # fmt: skip
         if self.is_shadow:
             had_s, sent, reasons = time.monotonic(), moved, (*reasons, "shadow")
         else:

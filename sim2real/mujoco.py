@@ -97,7 +97,7 @@ class MujocoJoints:
         """See Robot.write."""
         is_sent = self._channel.send(
             Kind.TARGET, stamp_s=command.stamp_s, sequence=command.sequence, origin=command.origin,
-            rung=command.rung, target=command.target,
+            rung=command.rung, step_s=command.step_s, target=command.target,
         )  # fmt: skip
         if not is_sent:
             raise ConnectionError("the simulated robot takes no commands")

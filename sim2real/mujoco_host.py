@@ -272,7 +272,7 @@ class Host:
             arrived_s, row = time.monotonic(), packet.row
             command = Command(
                 target=np.array(row["target"]), stamp_s=float(row["stamp_s"]), sequence=int(row["sequence"]),
-                origin=int(row["origin"]), rung=int(row["rung"]),
+                origin=int(row["origin"]), rung=int(row["rung"]), step_s=float(row["step_s"]),
             )  # fmt: skip
             self._sequence = command.sequence
             self.account.command(command, arrived_s)

@@ -68,7 +68,8 @@ def layouts(size: int) -> dict[Kind, np.dtype[np.void]]:
             ("sent", *joints), ("reasons", "<u4"), ("rung", "<u1"),
         ],
         Kind.TARGET: [
-            ("stamp_s", "<f8"), ("sequence", "<u8"), ("origin", "<u8"), ("rung", "<u1"), ("target", *joints),
+            ("stamp_s", "<f8"), ("step_s", "<f8"), ("sequence", "<u8"), ("origin", "<u8"), ("rung", "<u1"),
+            ("target", *joints),
         ],
         Kind.JOINTS: [
             ("captured_s", "<f8"), ("position", *joints), ("velocity", *joints), ("target", *joints),

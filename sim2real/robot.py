@@ -51,6 +51,8 @@ class Command:
     sequence: int  # the guard's count, from 1
     origin: int  # number of the policy's command that it follows; 0: the guard's own
     rung: int  # of the guard's ladder, see ladder.py
+    # since the last one, as limits reckon it: what the stamps say, from rest perhaps less; 0 = what they say
+    step_s: float = 0.0
 
 
 class Robot(Protocol):

@@ -10,7 +10,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from robokd.sim2real.ladder import Rung
 from robokd.sim2real.limiter import Bounds
 from robokd.sim2real.robot import Command
 
@@ -18,6 +17,7 @@ from robokd.specs import ActionSpec
 
 TOLERANCE = 1e-4  # of a limit; position: of the joint's range
 PAUSE = 2  # control periods: longer than the guard waits for a command before it takes over
+STAMP_S = 1e-6  # that the guard's step may be off its stamps by rounding
 ROUNDING = 2.4e-7  # rad, the last place of a float32 target around 3 rad
 
 
@@ -25,9 +25,8 @@ class RobotAccount:
     """Checks every command received and every measured state against the contract's limits, by counting.
 
     Rates are finite differences over the guard's own times, which each command carries, between commands that
-    follow each other in sequence. An episode, what comes after the guard has brought the robot to rest, and
-    what comes after a pause, starts from the target that is held: its first step is judged as one of a
-    control period at most.
+    follow each other in sequence. A step from rest takes what the guard says, and after a pause, as at the
+    start of an episode, a control period at most: the target moves at once, however long it has rested.
     """
 
     def __init__(self, action: ActionSpec, robot: dict[str, Any], command_timeout_s: float) -> None:
@@ -53,7 +52,6 @@ class RobotAccount:
         self._target: np.ndarray | None = held.astype(float)
         self._rate: np.ndarray | None = np.zeros(len(held))
         self._change: np.ndarray | None = np.zeros(len(held))
-        self._rests = True
 
     def end(self, is_success: bool) -> None:
         """End an episode."""
@@ -76,11 +74,7 @@ class RobotAccount:
             self._rate = self._change = None  # refused: it holds the last
             return
         self._check_position("command_position", target)
-        dt = max(command.stamp_s - self._stamp_s, 1e-9)
-        is_still = self._rate is not None and not self._rate.any()
-        if is_still and (self._rests or dt > PAUSE * self._dt):
-            dt = min(dt, self._dt)
-        self._rests = command.rung in (Rung.SLOW, Rung.REST)
+        dt = self._step(command)
         rate = None if self._target is None else (target - self._target) / dt
         change = None if rate is None or self._rate is None else (rate - self._rate) / dt
         if rate is not None:
@@ -133,6 +127,19 @@ class RobotAccount:
             "lost_s": self._lost_s,
             "substep_late_s": quantiles,
         }
+
+    def _step(self, command: Command) -> float:
+        """Return what time a step took: by the stamps, or from rest by the guard, if that is less."""
+        dt = max(command.stamp_s - self._stamp_s, 1e-9)
+        is_still = self._rate is not None and not self._rate.any()
+        if command.step_s:
+            is_right = (
+                abs(command.step_s - dt) < STAMP_S or (is_still and command.step_s < dt) or self._rate is None
+            )
+            if not is_right:
+                self._violations["command_step"] += 1
+            dt = min(command.step_s, dt)
+        return min(dt, self._dt) if is_still and dt > PAUSE * self._dt else dt
 
     def _check_position(self, kind: str, position: np.ndarray) -> None:
         lower, upper = self._bounds.lower, self._bounds.upper

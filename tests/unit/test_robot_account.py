@@ -162,11 +162,16 @@ def test_lateness_and_lost_time_are_kept(account):
     assert summary["outcomes"] == [True]
 
 
-def told(account, stamp_s, angle, rung=Rung.FOLLOW):
+def told(account, stamp_s, angle, rung=Rung.FOLLOW, step_s=0.0):
     sequence = (account.received[-1][1] if account.received else 0) + 1
     account.command(
         Command(
-            target=np.array([angle, 0.0], np.float32), stamp_s=stamp_s, sequence=sequence, origin=0, rung=rung
+            target=np.array([angle, 0.0], np.float32),
+            stamp_s=stamp_s,
+            sequence=sequence,
+            origin=0,
+            rung=rung,
+            step_s=step_s,
         ),
         stamp_s,
     )
@@ -181,6 +186,22 @@ def test_however_long_the_robot_has_rested_its_first_step_is_one_of_a_period(acc
     assert told(account, 0.5 + DT, 0.006) == {}
     told(account, 0.5 + 2 * DT, 0.0121)
     assert account.summary()["violations"] == {"command_acceleration": 1}
+
+
+def test_from_rest_the_guard_says_what_a_step_took_and_it_is_held_to_it(account):
+    told(account, 0.0, 0.0)
+    told(account, DT, 0.0)
+    # 1.5 periods by the stamps, one by the guard: the next one goes on from 0.2 rad/s, and not from 0.13
+    told(account, 2.5 * DT, 0.002, step_s=DT)
+    assert told(account, 3.5 * DT, 0.006, step_s=DT) == {}
+    told(account, 5 * DT, 0.0064, step_s=DT)  # not from rest
+    assert account.summary()["violations"]["command_step"] == 1
+
+
+def test_a_guard_that_claims_more_time_than_passed_is_not_believed(account):
+    told(account, 0.0, 0.0)
+    told(account, DT, 0.0)
+    assert told(account, 2 * DT, 0.0025, step_s=1.5 * DT) == {"command_step": 1, "command_acceleration": 1}
 
 
 def test_a_jump_after_a_pause_is_not_as_slow_as_the_pause_was_long(account):
