@@ -6,6 +6,7 @@ It prints "ready", then obeys lines on its standard input: `episode` ends one, `
 JSON, `stranger` is another writer's command, `quiet` stops its states. It ends with its standard input.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -88,6 +89,24 @@ def main(protocol, domain, path):
     asked.set()
     thread.join()
     end.close()
+
+
+@contextlib.contextmanager
+def repeating(act):
+    """Do something a hundred times a second while the block lasts."""
+    done = threading.Event()
+
+    def repeat():
+        while not done.wait(0.01):
+            act()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def free_domain():

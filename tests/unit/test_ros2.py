@@ -1,12 +1,10 @@
 """The ROS 2 driver against a robot in another process, over loopback."""
 
-import contextlib
-import threading
 import time
 
 import numpy as np
 import pytest
-from dds_robot import GRAVITY, GYRO, RobotProcess, free_domain
+from dds_robot import GRAVITY, GYRO, RobotProcess, free_domain, repeating
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from robokd.sim2real.cdr import decode, encode
@@ -108,10 +106,11 @@ def test_a_policy_that_reads_an_imu_is_refused_a_robot_without_one(process, tmp_
 
 def test_a_command_carries_the_time_that_it_counts_from(robot, process):
     stamps = [time.monotonic() - 0.5 + 0.02 * i for i in range(5)]
+    before = len(process.report()["received"])
     for stamp_s in stamps:
         robot.write(command((0.0, 0.0), stamp_s=stamp_s))
         time.sleep(0.01)
-    assert until(lambda: len(process.report()["received"]) >= 5)
+    assert until(lambda: len(process.report()["received"]) == before + 5)
     told = [row[1] for row in process.report()["received"][-5:]]
     assert np.diff(told) == pytest.approx(np.diff(stamps), abs=3e-9)
 
@@ -189,22 +188,9 @@ class Publisher:
         self.domain, self.line = domain, Participant("lo", domain)
         self.states = self.line.writer("rt/joint_states", JOINT_STATE)
 
-    @contextlib.contextmanager
     def saying(self, content):
         """Say it all the time, stamped as of then."""
-        done = threading.Event()
-
-        def talk():
-            while not done.wait(0.01):
-                self.states.write(encode(JOINT_STATE, content()))
-
-        thread = threading.Thread(target=talk)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+        return repeating(lambda: self.states.write(encode(JOINT_STATE, content())))
 
     def heard_by(self, cfg, bundle, content):
         """What a driver reads that connects meanwhile."""
@@ -379,27 +365,16 @@ class Camera:
         self.pictures = self.line.writer("rt/front/image", IMAGE)
         self.infos = self.line.writer(topic, CAMERA_INFO) if topic else None
 
-    @contextlib.contextmanager
     def showing(self, info=None):
         """Show it all the time."""
-        done, frame = (
-            threading.Event(),
-            Frame(camera="front", captured_s=0.0, image=np.zeros((1, 3, 4), np.uint8)),
-        )
+        frame = Frame(camera="front", captured_s=0.0, image=np.zeros((1, 3, 4), np.uint8))
 
         def show():
-            while not done.wait(0.01):
-                self.pictures.write(encode(IMAGE, image(frame, camera_spec(), time.time_ns())))
-                if info is not None:
-                    self.infos.write(encode(CAMERA_INFO, info))
+            self.pictures.write(encode(IMAGE, image(frame, camera_spec(), time.time_ns())))
+            if info is not None:
+                self.infos.write(encode(CAMERA_INFO, info))
 
-        thread = threading.Thread(target=show)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+        return repeating(show)
 
 
 def lens(bundle, **changes):

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from dds_robot import GRAVITY, GYRO, RobotProcess, free_domain
+from dds_robot import GRAVITY, GYRO, RobotProcess, free_domain, repeating
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from robokd.sim2real import cdr, unitree_types
@@ -253,21 +253,8 @@ class Robot:
 
 def connected(robot, driver, **said):
     """Connect a driver while the robot talks."""
-    import threading
-
-    done = threading.Event()
-
-    def talk():
-        while not done.wait(0.01):
-            robot.say(**said)
-
-    thread = threading.Thread(target=talk)
-    thread.start()
-    try:
+    with repeating(lambda: robot.say(**said)):
         driver.connect()
-    finally:
-        done.set()
-        thread.join()
 
 
 def test_an_hg_robot_is_sent_its_own_mode_on_the_joints_own_motors(bundle):
