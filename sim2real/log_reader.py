@@ -259,7 +259,8 @@ class _Reader:
         *lists, sequence, strangers, exact = form.fields(content, wanted, form.STATE)
         arrays = form.unpack(dict(zip(names, lists, strict=True)), exact)
         self.recording.states.append(JointReading(
-            captured_s=form.seconds(record.log_time), sequence=sequence, strangers=strangers, **arrays
+            captured_s=form.seconds(record.log_time), sequence=sequence, strangers=strangers,
+            position=arrays["position"], velocity=arrays["velocity"], target=arrays["target"],
         ))  # fmt: skip
 
     def _episode(self, record: Message, content: object) -> None:

@@ -52,6 +52,7 @@ def sysid(config: SysidConfig, resume: Run | None = None) -> Path:
     """
     if config.out:
         writable(config.out)
+    name = config.robot.name
     moves_hardware = not (config.log or isinstance(config.robot, SimulatedCfg))
     if isinstance(config.robot, ReplayRobotCfg) and not config.log:
         played = config.robot.log or "<an earlier sysid run>"
@@ -84,7 +85,7 @@ def sysid(config: SysidConfig, resume: Run | None = None) -> Path:
     if told["passed"]:
         write_atomic(out, randomisation(found, bundle.action).encode())
     summary = run.write_summary({
-        "robot": config.robot.name, "bundle": str(bundle.path), "bundle_sha256": bundle.sha256,
+        "robot": name, "bundle": str(bundle.path), "bundle_sha256": bundle.sha256,
         "log": str(motions_of.path), "randomise": str(out) if told["passed"] else None, **told,
     })  # fmt: skip
     say(told, bundle.action.control_dt, summary)
