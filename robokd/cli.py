@@ -15,6 +15,7 @@ try:
     from robokd import UserError, __version__, registry
     from robokd import run as runs
     from robokd.config import SCHEMAS, compose, load, schema
+    from robokd.deploying import is_hardware
     from robokd.run import Run
 except KeyboardInterrupt:  # these take their time
     print("\ninterrupted; nothing was begun", file=sys.stderr)
@@ -198,9 +199,9 @@ def _how_to_go_on(words: Sequence[str], before: int) -> str:
 
 
 def _moves_hardware(config: Any) -> bool:  # noqa: ANN401  (any of the schemas)
-    """Whether a stage works on a robot that is no simulated one (SimulatedCfg), and not on a log."""
+    """Whether a stage works on a robot, and not on a simulated one or on a log."""
     robot = getattr(config, "robot", None)
-    return robot is not None and not hasattr(robot, "plant") and not getattr(config, "log", "")
+    return robot is not None and is_hardware(robot) and not getattr(config, "log", "")
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -15,6 +15,11 @@ LEAST_MOTION_S = 1.0  # shorter ones hardly move a joint before it has to come b
 MISMATCH = ("stop", "warn")
 
 
+def is_hardware(robot: object) -> bool:
+    """Whether a robot's config is of no simulated one (sim2real/robot.py, SimulatedCfg)."""
+    return not hasattr(robot, "plant")
+
+
 @dataclass(kw_only=True)
 class GuardConfig:
     """The guard process, which alone talks to the robot: what it allows and when it takes over."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from robokd import UserError
 from robokd.config import dump, words
+from robokd.deploying import is_hardware
 from robokd.run import COUNTERS, Run, created
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def foresee(config: PipelineConfig) -> None:
 
 def check_armed_now(config: DeployConfig, bundle: str) -> None:
     """Refuse to move hardware because that was asked for when a pipeline that is resumed was begun."""
-    if config.arm and not hasattr(config.robot, "plant"):  # see SimulatedCfg
+    if config.arm and is_hardware(config.robot):
         said = " ".join(words("deploy", dataclasses.replace(config, bundle=bundle)))
         raise UserError(f"a pipeline that is resumed moves no hardware; type: robokd deploy {said}")
 

@@ -6,7 +6,7 @@ Shapes: A action dimensions (one per actuated joint); a leading batch axis is al
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +23,9 @@ ENCODINGS = {
     "depth_u8": (np.uint8, 1), "depth_f16": (np.float16, 1), "rgb_u8": (np.uint8, 3),
     "segment_i16": (np.int16, 1),
 }  # fmt: skip
+# what a robot's drivers measure -> unit; of every joint, or of the axes of an IMU (sim2real/robot.py)
+CHANNELS = {"joint_pos": "rad", "joint_vel": "rad/s", "gyro": "rad/s", "gravity": "1"}
+IMU_CHANNELS, AXES = ("gyro", "gravity"), ("x", "y", "z")
 Array = TypeVar("Array", np.ndarray, "Tensor")
 ToArray = Callable[[tuple[float, ...]], Any]  # a row of numbers -> its array
 
@@ -39,6 +42,11 @@ class Term:
     def size(self) -> int:
         """How many numbers the term has."""
         return len(self.elements)
+
+
+def elements(channel: str, joints: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a channel's numbers: the joints, or the axes of the IMU."""
+    return AXES if channel in IMU_CHANNELS else tuple(joints)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,41 +67,33 @@ class Fault:
 ENDING = {"nan": Fault(inject=lambda _: True, exit_code=3, stop="non_finite", is_prompt=True)}
 
 
+def _signal(module: str, number: int) -> Injection:
+    return lambda victim: victim.signal(module, number)
+
+
 def process_faults() -> dict[str, Fault]:
     """Return the process faults by name."""
     return {
         "policy_kill": Fault(
-            inject=lambda it: it.signal("", signal.SIGKILL),
-            exit_code=-signal.SIGKILL,
-            stop="policy_lost",
-            is_prompt=True,
+            inject=_signal("", signal.SIGKILL), exit_code=-signal.SIGKILL, stop="policy_lost", is_prompt=True
         ),
         "policy_stop": Fault(
-            inject=lambda it: it.signal("", signal.SIGSTOP),
-            exit_code=3,
-            stop="command_timeout",
-            is_prompt=True,
+            inject=_signal("", signal.SIGSTOP), exit_code=3, stop="command_timeout", is_prompt=True
         ),
         "camera_kill": Fault(
-            inject=lambda it: it.signal(EYES, signal.SIGKILL), exit_code=3, stop="stale_", is_of_cameras=True
+            inject=_signal(EYES, signal.SIGKILL), exit_code=3, stop="stale_", is_of_cameras=True
         ),
         "camera_stop": Fault(
-            inject=lambda it: it.signal(EYES, signal.SIGSTOP), exit_code=3, stop="stale_", is_of_cameras=True
+            inject=_signal(EYES, signal.SIGSTOP), exit_code=3, stop="stale_", is_of_cameras=True
         ),
         "guard_kill": Fault(
-            inject=lambda it: it.signal(GUARD, signal.SIGKILL),
-            exit_code=3,
-            stop="guard_lost",
-            has_guard=False,
+            inject=_signal(GUARD, signal.SIGKILL), exit_code=3, stop="guard_lost", has_guard=False
         ),
         "guard_stop": Fault(
-            inject=lambda it: it.signal(GUARD, signal.SIGSTOP),
-            exit_code=3,
-            stop="stale_joints",
-            has_guard=False,
+            inject=_signal(GUARD, signal.SIGSTOP), exit_code=3, stop="stale_joints", has_guard=False
         ),
         "disconnect": Fault(
-            inject=lambda it: it.signal(TAP, signal.SIGKILL), exit_code=3, stop="policy_lost", is_prompt=True
+            inject=_signal(TAP, signal.SIGKILL), exit_code=3, stop="policy_lost", is_prompt=True
         ),
         "disk_full": Fault(
             inject=lambda it: it.fill_disk(),

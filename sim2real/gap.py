@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from robokd.sim2real.log_reader import Recording, find_log, read_log
+from robokd.sim2real.mujoco import check_simulated
 from robokd.sim2real.replay import open_bundle
 from robokd.sim2real.stage import create_run
 from robokd.sim2real.trace import Trace, root_mean_square
 
 from robokd import UserError
 from robokd.export.bundle import Bundle
-from robokd.export.manifest import IMPORTED
 from robokd.run import Run
 from robokd.specs import CameraSpec
 
@@ -38,7 +38,7 @@ def gap(config: GapConfig, resume: Run | None = None) -> Path:
     path = find_log(config.log)
     recording = read_log(path)
     bundle = open_bundle(config, recording)
-    check_simulated(bundle)
+    check_simulated(bundle.manifest, bundle.path)
     for name in bundle.cameras:
         if recording.ticks and name not in recording.ticks[0].channels:
             raise UserError(f"{path} has no pictures of {name}, which the bundle's policy sees")
@@ -74,13 +74,6 @@ def gap(config: GapConfig, resume: Run | None = None) -> Path:
             f"the simulation is not what the robot did: {', '.join(failed)}; {allowed}. See {summary}"
         )
     return summary
-
-
-def check_simulated(bundle: Bundle) -> None:
-    """Refuse a bundle that was imported: another suite has simulated its robot."""
-    if bundle.manifest["sim_config"]["part"] == IMPORTED:
-        why = "there is no simulation of it here that a robot could be held to"
-        raise UserError(f"{bundle.path} was imported: {why}; `robokd export` makes bundles that have one")
 
 
 def episodes(recording: Recording) -> Iterator[tuple[int, Trace]]:

@@ -31,7 +31,7 @@ ACCOUNT = "guard.json"  # in the run's folder
 REMEMBERED = 256  # states of the joints: about a second
 READY_S = 60.0  # for the guard to find its robot
 ANSWER_S = 1.0
-HOME_AGAIN_S = 0.02
+POLL_S, HOME_AGAIN_S = 0.5e-3, 0.02
 ENDING_S = 15.0  # for the robot to come to rest, and for the account
 
 
@@ -98,14 +98,13 @@ class GuardLink:
         """Let the guard move the robot slowly to joint positions (A,) and wait there."""
         self.listen()
         self._token += 1
-        deadline = time.monotonic() + timeout_s
-        while not self._is_in(Rung.IDLE):
-            if time.monotonic() > deadline:
-                raise SafetyStop("guard_lost", f"the robot does not get home within {timeout_s:g} s")
-            # again and again: the guard does not move a robot for a policy that is frozen
+
+        def ask() -> None:
             self.channel.send(Kind.HOME, token=self._token, position=position)
             time.sleep(HOME_AGAIN_S)
-            self.listen()
+
+        # again and again: the guard does not move a robot for a policy that is frozen
+        self._until(lambda: self._is_in(Rung.IDLE), timeout_s, "the robot does not get home", ask)
 
     def command(self, target: np.ndarray) -> int:
         """Send joint targets (A,) and return their number."""
@@ -176,13 +175,16 @@ class GuardLink:
     def _is_in(self, mode: Rung) -> bool:
         return bool(self.states) and self.states[-1].token == self._token and self.states[-1].mode == mode
 
-    def _until(self, is_done: Callable[[], bool], timeout_s: float, complaint: str) -> None:
+    def _until(
+        self, is_done: Callable[[], bool], timeout_s: float, complaint: str,
+        meanwhile: Callable[[], None] = lambda: time.sleep(POLL_S),
+    ) -> None:  # fmt: skip
         deadline = time.monotonic() + timeout_s
         self.listen()
         while not is_done():
             if time.monotonic() > deadline:
                 raise SafetyStop("guard_lost", f"{complaint} within {timeout_s:g} s")
-            time.sleep(0.0005)
+            meanwhile()
             self.listen()
 
     def _take(self) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from robokd.sim2real.robot import IMU_CHANNELS, ImuReading
+from robokd.sim2real.robot import ImuReading
 
 from robokd.export.bundle import Bundle
+from robokd.specs import IMU_CHANNELS
 
 UNIT = 0.01  # how far the length of a quaternion may be off 1
 

@@ -25,6 +25,7 @@ from robokd.sim2real.wire import Say, Wire, frame_layout
 
 from robokd import UserError
 from robokd.export.bundle import Bundle
+from robokd.export.manifest import IMPORTED
 from robokd.registry import plugins, register
 
 HOST = "robokd.sim2real.mujoco_host"
@@ -273,8 +274,8 @@ class MujocoPlant:
 
 
 def check_simulated(manifest: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse a bundle of a policy that was imported."""
-    if manifest["task_config"].get("part") == "imported":
+    """Refuse a bundle of a policy that was imported: another suite has simulated its robot."""
+    if manifest["sim_config"].get("part") == IMPORTED:
         cure = "deploy it with robot=ros2, unitree or replay"
         raise UserError(f"bundle {path} was imported: there is no simulation of it; {cure}")
 

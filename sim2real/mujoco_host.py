@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from robokd.sim2real.mujoco import check_simulated
 from robokd.sim2real.packets import Channel, Kind
-from robokd.sim2real.robot import IMU_CHANNELS, Command
+from robokd.sim2real.robot import Command
 from robokd.sim2real.robot_account import RobotAccount
 from robokd.sim2real.wire import Outbox, Say, Wire, frame_layout, message
 from tensordict import TensorDict
@@ -41,6 +41,7 @@ from robokd.env.native import NativeEnv
 from robokd.files import write_atomic
 from robokd.memory import peak_rss_mb
 from robokd.registry import load_plugins
+from robokd.specs import IMU_CHANNELS
 
 OPEN_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 1.0

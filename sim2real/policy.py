@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from robokd.sim2real.robot import IMU_CHANNELS
 
 from robokd import UserError
 from robokd.export.bundle import Bundle
 from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, errors, open_graph, read_samples
-from robokd.specs import ObsSpec, differences
+from robokd.specs import CHANNELS, ObsSpec, differences, elements
 
-# what 1-D groups may be made of: of every joint, and of the axes of an IMU
-TERMS = {"joint_pos": "rad", "joint_vel": "rad/s", "command_rate": "rad/s", "gyro": "rad/s", "gravity": "1"}
-AXES = ("x", "y", "z")
+TERMS = CHANNELS | {"command_rate": "rad/s"}  # what 1-D groups may be made of -> unit
 OUTPUTS = ("command", "command_rate", "action")
 WARMUP_RUNS = 20
 LONGEST_RUN_S = 10.0  # of a graph, before it is taken for one that never ends
@@ -201,7 +198,7 @@ def _slices(bundle: Bundle, spec: ObsSpec) -> dict[str, slice]:
         if term.name not in TERMS:
             got, known = f"{term.name!r} of {spec.group}", ", ".join(TERMS)
             raise UserError(f"{bundle.path}: the policy reads {got}. This runtime has: {known}")
-        wanted = AXES if term.name in IMU_CHANNELS else bundle.action.names
+        wanted = elements(term.name, bundle.action.names)
         if term.elements != wanted:
             got = f"{term.name!r} of {', '.join(term.elements)}, this runtime has it of {', '.join(wanted)}"
             raise UserError(f"{bundle.path}: the policy reads {got}")

@@ -16,7 +16,6 @@ from robokd.export.bundle import Bundle
 # rad, rad/s, and in rad the last joint target that was sent, which the robot is holding; every other channel
 # of a policy is the IMU's or a camera's
 JOINT_CHANNELS = ("joint_pos", "joint_vel", "joint_target")
-IMU_CHANNELS = ("gyro", "gravity")
 UNTOLD = -1  # a sequence number of a protocol that has none
 
 

@@ -55,7 +55,7 @@ MAY_IMPORT = {
     # what another suite has made
     "export.dialects": {"files"},
     "export.wrap": {"specs", "export.parity", "export.tracing"},
-    "export.supplied": {"registry", "files", "export"},
+    "export.supplied": {"specs", "registry", "files", "export"},
     "export.foreign": {"config", "files", "keys", "run", "specs", "export"},
     # its stage function opens a run and steps its environment, as learn does
     **{part: LEARNING | {"export", "keys"} for part in ("export.contract", "export.onnx")},

@@ -31,17 +31,16 @@ from robokd.export.parity import (
     write_samples,
 )
 from robokd.export.supplied import LIMITS, START, Fields, complete
-from robokd.export.wrap import AXES, LAST_ACTION, Decoding, Reads, elements, observe, used, wrap
+from robokd.export.wrap import LAST_ACTION, Decoding, Reads, observe, used, wrap
 from robokd.files import sha256_of, writable
 from robokd.run import Run
-from robokd.specs import ActionSpec, Limits, ObsSpec, Term, decode, to_dict
+from robokd.specs import AXES, CHANNELS, ActionSpec, Limits, ObsSpec, Term, decode, elements, to_dict
 
 if TYPE_CHECKING:
     from robokd.config import ImportConfig
 
 STAGE = "import"
 PROOFS, GOLDEN = 256, 16  # random states; those of them that travel with the bundle
-_UNITS = {"joint_pos": "rad", "joint_vel": "rad/s", "gyro": "rad/s", "gravity": "1"}
 _TURN = 5.0  # rad/s that a body of the proof turns at most, about each axis
 
 
@@ -100,7 +99,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Return the bundle's manifest but for `graph` and `parity_max_abs`."""
     rows = tuple(
-        Term(name=name, elements=elements(name, spec.names), unit=_UNITS[name]) for name in used(terms)
+        Term(name=name, elements=elements(name, spec.names), unit=CHANNELS[name]) for name in used(terms)
     )
     groups = {"proprio": to_dict(ObsSpec(group="proprio", role="proprio", terms=rows))} if rows else {}
     files = dict.fromkeys((foreign.path, foreign.graph_path))

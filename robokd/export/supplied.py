@@ -21,8 +21,9 @@ from robokd.export.manifest import (
     wrong_period,
     wrong_task,
 )
-from robokd.export.wrap import CHANNELS, LAST_ACTION, Reads, width
+from robokd.export.wrap import LAST_ACTION, Reads, width
 from robokd.files import is_number, read_json
+from robokd.specs import CHANNELS
 
 LIMITS = ("position_lower", "position_upper", "velocity", "acceleration")
 START = ("start.joint_pos_lower", "start.joint_pos_upper")

@@ -19,11 +19,10 @@ import numpy as np
 from robokd import UserError
 from robokd.export.parity import MEMORY, NEXT_MEMORY
 from robokd.export.tracing import Node, Trace
-from robokd.specs import ActionSpec, Limits, decode
+from robokd.specs import CHANNELS, ActionSpec, Limits, decode, elements
 
-IMU, AXES = ("gyro", "gravity"), ("x", "y", "z")
-CHANNELS = ("joint_pos", "joint_vel", *IMU)  # that an observation may be made of, besides the last action
-LAST_ACTION = "action"  # part of the memory: zeros begin an episode
+# what an observation may be made of besides CHANNELS; part of the memory: zeros begin an episode
+LAST_ACTION = "action"
 OLDEST_OPSET = 11
 PREFIX = "foreign/"
 
@@ -50,11 +49,6 @@ class Decoding:
     def targets(self, action: np.ndarray) -> np.ndarray:
         """Return what an action asks for, rad."""
         return np.clip(self.offset + self.scale * action, self.lower, self.upper)
-
-
-def elements(channel: str, joints: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a channel's columns: the joints, or the axes of the IMU."""
-    return AXES if channel in IMU else tuple(joints)
 
 
 def width(channel: str, count: int) -> int:

@@ -13,11 +13,9 @@ from robokd.env import native
 from robokd.env.base import Setup, State, TaskEnv
 from robokd.registry import register
 from robokd.sim.base import SimCfg
-from robokd.specs import ObsSpec, Term
+from robokd.specs import AXES, ObsSpec, Term
 from robokd.vision.base import RendererCfg
 from robokd.vision.sensor import Corruption
-
-AXES = ("x", "y", "z")
 
 
 @register("task", "reach_felt")
