@@ -38,6 +38,6 @@ def orientation(gravity: np.ndarray) -> np.ndarray:
     """Return the least turn from upright, (4,) wxyz, after which `felt` gives this gravity (3,)."""
     x, y, z = np.asarray(gravity, float) / np.linalg.norm(gravity)
     turn = np.array([1 - z, -y, x, 0.0])
-    if not turn.any():  # upside down
+    if not (length := np.linalg.norm(turn)):  # upside down, to less than the squares of what is off can say
         return np.array([0.0, 1.0, 0.0, 0.0])
-    return turn / np.linalg.norm(turn)
+    return turn / length
