@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,9 @@ from robokd.fields import check, part, required
 
 BUNDLE = "a bundle file; `robokd export run=…` makes one"
 PROTOCOLS = ("ros2", "unitree")  # that the simulated robot can speak
+# that data may be older than it ever was in training, in control periods; of the simulated robot it is 0.2
+# old at most, and 1.04 where two cores are shared with four processes that never rest
+AGE_PERIODS = 3.0
 LONGEST_REST_S = 30.0  # that a guard holds a robot that nobody commands
 LEAST_MOTIONS = 3  # of sysid: steps, holds and the chirp that is held out
 LEAST_MOTION_S = 1.0  # shorter ones hardly move a joint before it has to come back
@@ -177,6 +181,12 @@ class GapConfig:
         check(self)
 
 
+def check_periods(age_periods: float) -> None:
+    """Raise ValueError where a bundle's data would be too old as soon as it is seen."""
+    if not 1 <= age_periods < math.inf:
+        raise ValueError(f"age_periods must be >= 1 control period, got {age_periods}")
+
+
 @dataclass(kw_only=True)
 class ImportConfig:
     """Turn another suite's export into a bundle, with what it does not say supplied by a contract file."""
@@ -184,10 +194,12 @@ class ImportConfig:
     foreign: str = field(metadata=required("an .onnx of mjlab or holosoma, or unitree's deploy.yaml"))
     contract: str = ""  # JSON file with the fields that the export lacks; without it they are listed
     out: str = "imported.robokd"  # file to write
+    age_periods: float = AGE_PERIODS  # control periods that data may be older than it was in training
     runs: str = "runs"  # folder that the run's folder is made in
 
     def __post_init__(self) -> None:
         check(self)
+        check_periods(self.age_periods)
 
 
 ROBOT_SCHEMAS: dict[str, type] = {

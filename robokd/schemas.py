@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robokd.cores import cores
-from robokd.deploying import ROBOT_SCHEMAS, DeployConfig
+from robokd.deploying import AGE_PERIODS, ROBOT_SCHEMAS, DeployConfig, check_periods
 from robokd.fields import check, part, required
 from robokd.learning import DaggerConfig, ReinforcementConfig
 
@@ -179,6 +179,7 @@ class ExportConfig(SimulatingConfig):
     parity_samples: int = 256  # control steps on which both policies are compared
     jerk: tuple[float, ...] = ()  # rad/s^3, each joint's or one for all; empty = as the acceleration implies
     torque_rate: tuple[float, ...] = ()  # N m/s, each joint's or one for all; empty = no limit
+    age_periods: float = AGE_PERIODS  # control periods that data may be older than it was in training
     key: str = ""  # of robokd keys new; empty = "default" where there is one, else unsigned
 
     def __post_init__(self) -> None:
@@ -186,6 +187,7 @@ class ExportConfig(SimulatingConfig):
         for name in ("jerk", "torque_rate"):
             if not all(0 < value < math.inf for value in getattr(self, name)):
                 raise ValueError(f"{name} must be > 0, got {list(getattr(self, name))}")
+        check_periods(self.age_periods)
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ import robokd
 from robokd import UserError
 from robokd.config import dump
 from robokd.env.base import TaskEnv, contract
-from robokd.export.manifest import AGE_PERIODS, QUATERNION_ORDER, UNITS, focal_px
+from robokd.export.manifest import LONGEST_AGE_S, QUATERNION_ORDER, UNITS, focal_px
 from robokd.export.parity import MEMORY, Sample, describe
 from robokd.export.sight import statistics
 from robokd.run import Run
@@ -63,7 +63,7 @@ def make_manifest(
         "latency_s": {name: latency_s(config.corrupt, cameras.get(name), dt) for name in inputs},
         "graph": describe(first),
         "start": {"joint_pos_lower": start[0], "joint_pos_upper": start[1]},
-        "ages_s": {name: age_budget_s(config.corrupt, cameras.get(name), dt) for name in inputs},
+        "ages_s": ages_s(config, env, inputs),
         "lineage": [
             {
                 "path": parent.path.name, "stage": parent.stage, "checkpoint": config.checkpoint,
@@ -163,12 +163,21 @@ def latency_s(corrupt: Corruption, camera: CameraSpec | None, control_dt: float)
     return [least, timing.longest_age_s]
 
 
-def age_budget_s(corrupt: Corruption, camera: CameraSpec | None, control_dt: float) -> float:
-    """Return the oldest data that a command may rest on, in s: AGE_PERIODS, and what training had seen.
+def ages_s(config: ExportConfig, env: TaskEnv, inputs: Sequence[str]) -> dict[str, float]:
+    """Return the oldest data that a command may rest on, in s, by name: `age_periods` and what training saw.
 
-    That is, of a camera that training spoiled: `Timing.longest_age_s`.
+    UserError where that is so old that it would not be looked at.
     """
-    return AGE_PERIODS * control_dt + latency_s(corrupt, camera, control_dt)[1]
+    dt, found = env.action_spec.control_dt, {}
+    for name in inputs:
+        seen = latency_s(config.corrupt, env.camera_specs.get(name), dt)[1]
+        found[name] = config.age_periods * dt + seen
+        if found[name] > LONGEST_AGE_S:
+            raise UserError(
+                f"age_periods={config.age_periods:g}: {name} could be {found[name]:.3g} s old, "
+                f"at most {LONGEST_AGE_S:g} s may be"
+            )
+    return found
 
 
 def validation_success(run: Run, checkpoint: str) -> float | None:

@@ -19,7 +19,7 @@ from robokd.config import dump
 from robokd.export import dialects
 from robokd.export.bundle import write_bundle
 from robokd.export.dialects import Foreign
-from robokd.export.manifest import AGE_PERIODS, GAINS, IMPORTED, QUATERNION_ORDER, UNITS
+from robokd.export.manifest import GAINS, IMPORTED, QUATERNION_ORDER, UNITS
 from robokd.export.parity import (
     MAX_ABS,
     MEMORY,
@@ -53,7 +53,7 @@ def import_foreign(config: ImportConfig, resume: Run | None = None) -> Path:
     spec, decoding = _action(fields)
     data = wrap(foreign.graph_path, model, terms, decoding, spec)
     proofs = prove(foreign, terms, decoding, spec)
-    manifest = make_manifest(foreign, fields, terms, spec)
+    manifest = make_manifest(foreign, fields, terms, spec, config.age_periods)
     manifest["graph"] = describe(proofs[0])
     from robokd.export.metadata import annotate
 
@@ -95,7 +95,7 @@ def _action(fields: Fields) -> tuple[ActionSpec, Decoding]:
 
 
 def make_manifest(
-    foreign: Foreign, fields: Fields, terms: Sequence[Reads], spec: ActionSpec
+    foreign: Foreign, fields: Fields, terms: Sequence[Reads], spec: ActionSpec, age_periods: float
 ) -> dict[str, Any]:
     """Return the bundle's manifest but for `graph` and `parity_max_abs`."""
     rows = tuple(
@@ -116,7 +116,7 @@ def make_manifest(
         },
         "optics": {}, "statistics": {}, "latency_s": dict.fromkeys(groups, fields["latency_s"]),
         "start": {name.removeprefix("start."): fields[name] for name in START},
-        "ages_s": dict.fromkeys(groups, AGE_PERIODS * spec.control_dt + fields["latency_s"][1]),
+        "ages_s": dict.fromkeys(groups, age_periods * spec.control_dt + fields["latency_s"][1]),
         "lineage": [
             {"path": file.name, "stage": STAGE, "checkpoint": foreign.dialect, "sha256": sha256_of(file)}
             for file in files

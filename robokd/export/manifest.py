@@ -37,9 +37,6 @@ UNITS = {  # of every number of the contract and of the robot's channels
     "kd": "N m s/rad", "torque": "N m", "torque_rate": "N m/s", "length": "m", "depth": "m", "time": "s",
 }  # fmt: skip
 GAINS = ("kp", "kd", "torque", "torque_rate", "jerk")  # of the robot; null where nothing is known
-# control periods that data may be older than it ever was in training; of the simulated robot it is 0.2 old at
-# most, and 1.04 where two cores are shared with four processes that never rest
-AGE_PERIODS = 3
 PERIODS_S = (1e-3, 1.0)  # that a control period may have
 # that joints and an IMU may have been late in training; pictures that dropped out or froze were later
 LONGEST_LATENCY_S = 1.0

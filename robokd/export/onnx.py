@@ -22,7 +22,7 @@ from robokd import UserError, keys
 from robokd.env.base import TaskEnv, VecEnv
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import write_bundle
-from robokd.export.contract import Pictures, make_manifest, robot
+from robokd.export.contract import Pictures, ages_s, make_manifest, robot
 from robokd.export.metadata import annotate
 from robokd.export.parity import (
     MAX_ABS,
@@ -93,7 +93,9 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     out, key = writable(config.out) if config.out else None, keys.signing_key(config.key)
     env = build_env(config, policy_groups(parent), "test", num_envs=1)
     policy = cast("Exportable", load_policy(parent, config.checkpoint, env))
-    robot(config, env)  # refuses limits that do not fit, before there is a run
+    # refuse what does not fit before there is a run
+    robot(config, env)
+    ages_s(config, env, policy.inputs)
     run = resume or create_run(config, "export", [parent])
     met = record_episodes(env, policy, config.parity_samples)
     seen = build_env(config, policy_groups(parent), "test", num_envs=WORLDS)

@@ -18,7 +18,7 @@ from robokd.cli import main
 from robokd.config import compose
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import read_bundle
-from robokd.export.contract import age_budget_s, gains, latency_s, optics
+from robokd.export.contract import gains, latency_s, optics
 from robokd.export.manifest import focal_px
 from robokd.export.onnx import PolicyGraph, record_episodes, record_pictures, to_onnx
 from robokd.export.parity import MAX_ABS, parity, read_samples
@@ -231,13 +231,23 @@ def test_an_export_signs_with_the_key_it_is_told_and_by_itself_with_the_default_
 def test_settings_give_the_robot_limits_that_no_simulation_knows(chain, tmp_path, capsys, no_keys):
     out, runs = tmp_path / "a.robokd", tmp_path / "runs"
     words = ["export", f"run={chain['refine']}", f"out={out}", f"runs={runs}", "parity_samples=2"]
-    assert main([*words, "jerk=[1e3]", "torque_rate=[1,2,3,4,5,6,7]"]) == 0
-    said = read_bundle(out).manifest["robot"]
+    assert main([*words, "jerk=[1e3]", "torque_rate=[1,2,3,4,5,6,7]", "age_periods=5"]) == 0
+    manifest = read_bundle(out).manifest
+    said = manifest["robot"]
+    # of pictures: older by what training had seen
+    assert manifest["ages_s"] == pytest.approx(
+        {name: 5 * 0.04 + late for name, (_, late) in manifest["latency_s"].items()}
+    )
     assert said["jerk"] == [1000.0] * 7
     assert said["torque_rate"] == [1.0, 2, 3, 4, 5, 6, 7]
     capsys.readouterr()
     made = len(list(runs.iterdir()))
-    for wrong, why in (("jerk=[0]", "jerk must be > 0"), ("jerk=[1,2]", "jerk wants one number, or one for")):
+    for wrong, why in (
+        ("jerk=[0]", "jerk must be > 0"),
+        ("age_periods=0.5", "age_periods must be >= 1"),
+        ("age_periods=1000", "at most 10 s may be"),
+        ("jerk=[1,2]", "jerk wants one number, or one for"),
+    ):
         assert main([*words, wrong]) == 2
         assert why in capsys.readouterr().err
     assert len(list(runs.iterdir())) == made
@@ -288,13 +298,13 @@ def test_what_is_refused_leaves_no_run(chain, tmp_path, capsys):
     assert not runs.exists()
 
 
-def test_data_may_be_three_periods_older_than_training_ever_saw_it(chain):
+def test_the_longest_age_of_a_picture_in_training_counts_all_that_delayed_it(chain):
     camera = opened(chain["distill"])[1].camera_specs["front"]
-    assert age_budget_s(Corruption(), None, 0.04) == age_budget_s(Corruption(), camera, 0.04) == 0.12
+    assert latency_s(Corruption(), None, 0.04) == latency_s(Corruption(), camera, 0.04) == [0.0, 0.0]
     late = Corruption(rate_hz=12.5, latency_s=(0.0, 0.05), freezes_per_minute=1, freeze_s=(0.1, 0.3))
-    assert age_budget_s(late, None, 0.04) == 0.12  # joints are not seen by a camera
+    assert latency_s(late, None, 0.04) == [0.0, 0.0]  # joints are not seen by a camera
     # a latency of 2 control steps, 2 from frame to frame, and a freeze
-    assert age_budget_s(late, camera, 0.04) == pytest.approx(0.12 + 0.08 + 0.08 + 0.3)
+    assert latency_s(late, camera, 0.04)[1] == pytest.approx(0.08 + 0.08 + 0.3)
 
 
 def test_a_bundle_drives_the_simulated_robot_and_breaks_no_limit(bundle, tmp_path, capsys):
