@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 EVERY = 4  # commands from one message fault to the next
 FIRST = 20  # command that is hit first
 REACTION = 3  # control periods
+SPARE = 100  # one more fault is injected for so many: the machine may have stalled around one
 # what the guard counts of each kind of message fault; a late command may be overtaken by the next
 COUNTED = {
     "drop": ("lost",), "delay": ("command_stale", "order"), "duplicate": ("twice",), "reorder": ("order",),
@@ -167,23 +168,25 @@ def _messages(
 ) -> dict[str, Any]:
     """Break so many commands of one deployment."""
     period = bundle.action.control_dt
+    fault = ENDING.get(kind)
+    spare = 0 if fault else -(-count // SPARE)
     plan = Breakage(
-        kind=kind, count=count, first=FIRST + 3 * seed, every=EVERY, delay_s=1.2 * period,
+        kind=kind, count=count + spare, first=FIRST + 3 * seed, every=EVERY, delay_s=1.2 * period,
         seed=config.seed + seed,
     )  # fmt: skip
-    ticks = plan.first + EVERY * (count + 2)
+    ticks = plan.first + EVERY * (plan.count + 2)
     with Victim(config, bundle, plan, [f"duration_s={ticks * period}"], run.path / kind) as victim:
         victim.wait_until_commanded()
         code = victim.wait(BEGIN_S + 3 * ticks * period)
         notes, log = victim.notes(), victim.robot_log()
         why = []
-        if len(notes) < count:
-            why.append(f"only {len(notes)} of {count} faults were injected")
-        rows = log.get("commands_received", [])
-        landed = sum(_has_landed(kind, note, rows) for note in notes)
-        if landed < len(notes):
+        if len(notes) < plan.count:
+            why.append(f"only {len(notes)} of {plan.count} faults were injected")
+        followed = Counter(row[5] for row in log.get("commands_received", []))
+        seen = Counter(_landing(kind, note["number"], followed) for note in notes)
+        landed = seen[True]
+        if seen[False] or landed < count:
             why.append(f"{len(notes) - landed} faults did not land, by the robot's log")
-        fault = ENDING.get(kind)
         if code != (wanted := fault.exit_code if fault else 0):
             why.append(f"the deployment exited with {code}, wanted {wanted}")
         if fault is None:
@@ -195,16 +198,19 @@ def _messages(
         return trial
 
 
-def _has_landed(kind: str, note: dict[str, Any], rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether the robot's log shows a fault: the command never came, those around it did, and none twice.
+def _landing(kind: str, number: int, followed: Counter[int]) -> bool | None:
+    """Whether the robot's log, how often each command came, shows the fault of a command.
 
-    Of the next two one may be missing: the guard's own command came between, and the newer one replaced it.
+    That is: it never came, those around it did, and none twice. Of the next two one may be missing: the
+    guard's own command came between, and the newer one replaced it. None where it never came, but neither did
+    another of those around it: they came too late, and who was late for which the log does not say.
     """
-    followed = Counter(row[5] for row in rows)
-    number = note["number"]
-    after = {followed[number + 1], followed[number + 2]}
-    around = followed[number - 1] == 1 and (kind in ENDING or after in ({1}, {0, 1}))
-    return around and followed[number] == (kind == "duplicate")
+    if followed[number] != (kind == "duplicate"):
+        return False
+    before, after = followed[number - 1], (followed[number + 1], followed[number + 2])
+    if before > 1 or max(after) > 1:
+        return False
+    return True if before and (kind in ENDING or any(after)) else None
 
 
 def _unaccounted(kind: str, count: int, account: dict[str, Any]) -> list[str]:
@@ -352,7 +358,8 @@ def _judged(
         # by what it was told; and by how it moved, which is the physics' doing: shown, not judged
         "limit_excess": max((worst[kind] for kind in violations if kind in worst), default=0.0),
         "measured_excess": max((worst[kind] for kind in worst if kind not in violations), default=0.0),
-        "non_finite": violations.get("command_non_finite", 0), "why": why, "log": str(victim.folder),
+        "non_finite": violations.get("command_non_finite", 0), "why": why,
+        "log": f"{victim.folder.parent.name}/{victim.folder.name}",  # in the run's folder
     }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def row(bundle: str, seconds: float, words: Sequence[str], core: int) -> dict[st
 def main(bundle: str, out: str, seconds: str = "600", *words: str) -> None:
     """Write a row for each way."""
     load, ours = sorted(os.sched_getaffinity(0))[:2]
-    said = " ".join(["python -m tests.evidence.hold", Path(bundle).name, out, seconds, *words])
+    said = " ".join(["python -m tests.evidence.hold", Path(bundle).name, Path(out).name, seconds, *words])
     rows: dict[str, Any] = {}
     for way, more in WAYS.items():
         with busy(load):

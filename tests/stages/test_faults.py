@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -20,6 +21,7 @@ from robokd.sim2real import faults as module
 from robokd.sim2real.faults import (
     ENDING,
     _judged,
+    _landing,
     _messages,
     _overslept_s,
     _slack_s,
@@ -65,8 +67,10 @@ def test_faults_land_and_the_robot_keeps_its_limits(bundle, tmp_path, capsys):
     assert list(cases) == list(QUICK)
     for case in cases.values():
         assert case["ok"], case["why"]
-        assert case["landed"] == case["injected"] > 0
+        assert case["landed"] <= case["injected"]
         assert case["limit_excess"] == case["non_finite"] == 0
+    assert cases["drop"]["landed"] >= 2
+    assert cases["policy_kill"]["landed"] == 1
     assert cases["policy_kill"]["reaction_s"]["max"] < 2  # a busy machine
 
 
@@ -126,6 +130,28 @@ def test_a_fault_that_the_robots_log_does_not_show_has_not_landed(rows, said):
     assert [why.partition(": ")[2] for why in _unseen(log_of(rows), 20, MOMENT, 0.3)] == said
 
 
+@pytest.mark.parametrize(
+    ("kind", "came", "landed"),
+    [
+        ("drop", {19: 1, 21: 1, 22: 1}, True),
+        ("drop", {19: 1, 22: 1}, True),  # the guard's own command came between
+        ("drop", {19: 1, 20: 1, 21: 1}, False),
+        ("drop", {19: 2, 21: 1, 22: 1}, False),
+        ("drop", {21: 1, 22: 1}, None),  # the one before came too late as well
+        ("drop", {19: 1}, None),
+        ("drop", {19: 1, 20: 1}, False),  # whatever else is missing
+        ("duplicate", {19: 1, 20: 1, 21: 1}, True),
+        ("duplicate", {19: 1, 20: 2, 21: 1}, False),
+        ("nan", {19: 1}, True),  # nothing comes after
+        ("nan", {}, None),
+    ],
+)
+def test_a_fault_has_landed_where_its_command_alone_is_missing_and_who_was_late_is_not_known(
+    kind, came, landed
+):
+    assert _landing(kind, 20, Counter(came)) is landed
+
+
 def test_only_a_fault_of_the_cameras_is_given_the_time_until_a_picture_is_too_old(tmp_path):
     bundle = make_bundle(tmp_path / "a.robokd", ages_s={"proprio": 7.0, "front": 5.0}, control_dt=0.01)
     slack = {name: _slack_s(fault, bundle) for name, fault in process_faults().items()}
@@ -137,7 +163,7 @@ def test_only_a_fault_of_the_cameras_is_given_the_time_until_a_picture_is_too_ol
 def victim_of(stop=None, stop_reason=None, **account):
     return SimpleNamespace(
         period_s=DT,
-        folder="trial",
+        folder=Path("kill/trial"),
         guard_account=lambda: {"stop": {"kind": stop}, **account},
         summary=lambda: {"stop_reason": stop_reason},
     )
