@@ -48,7 +48,7 @@ class Draws:
 
     def __init__(self, seed: int, stream: str) -> None:
         self.seed, self.stream = seed, stream
-        self._columns: dict[tuple[tuple[str, int], ...], tuple[Tensor, Tensor]] = {}
+        self._columns: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
         _key(seed, stream, "")
 
     def bits(self, names: dict[str, int], episode: Tensor, step: Tensor | int) -> Tensor:
@@ -56,10 +56,10 @@ class Draws:
 
         `episode` is (N,) int64, `step` (N,) int64 or one number. A name's columns depend on no other name.
         """
-        keys, index = self._column_keys(names, episode.device)
+        keys, owner, index = self._columns_of(names, episode.device)
         state = _mix((episode * _GOLDEN)[:, None] + keys)
         stride = (step * _GOLDEN)[:, None] if isinstance(step, Tensor) else _signed(step * _GOLDEN % 2**64)
-        return _mix(_mix(state + stride) + index)
+        return _mix(_mix(state + stride)[:, owner] + index)
 
     def uniforms(self, names: dict[str, int], episode: Tensor, step: Tensor | int) -> Tensor:
         """Return (N, D) float64, uniform on [0, 1), the columns of all names in one pass."""
@@ -79,10 +79,16 @@ class Draws:
         """Return (N, size) int64, uniform on [0, high)."""
         return (self.uniform(name, episode, step, size) * high).long()
 
-    def _column_keys(self, names: dict[str, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        cached = tuple(names.items())
+    def _columns_of(self, names: dict[str, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the names' keys (K,), and of each column (D,) its name's place and its number's own bits."""
+        rows = tuple(names.items())
+        cached = (device, rows)
         if cached not in self._columns:
-            keys = [_key(self.seed, self.stream, name) for name, size in cached for _ in range(size)]
-            index = [_signed((i + 1) * _GOLDEN % 2**64) for _, size in cached for i in range(size)]
-            self._columns[cached] = (torch.tensor(keys, device=device), torch.tensor(index, device=device))
+            keys = [_key(self.seed, self.stream, name) for name in names]
+            owner = [place for place, (_, size) in enumerate(rows) for _ in range(size)]
+            index = [_signed((i + 1) * _GOLDEN % 2**64) for _, size in rows for i in range(size)]
+            whole = torch.int64
+            self._columns[cached] = tuple(
+                torch.tensor(row, dtype=whole, device=device) for row in (keys, owner, index)
+            )
         return self._columns[cached]

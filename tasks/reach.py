@@ -221,16 +221,17 @@ class Reach:
         for name, value in (("goal", goal), ("stiffness", values["stiffness"]), ("joint_noise", noise)):
             old = episode.get(name, torch.zeros_like(value, dtype=torch.float32))
             episode[name] = torch.where(column, value.float(), old)
-        held = episode.get("held", torch.zeros(len(mask), dtype=torch.float64))
+        held = episode.get("held", torch.zeros(len(mask), dtype=torch.float64, device=mask.device))
         episode["held"] = held.masked_fill(mask, 0.0)
         sim.set("mocap_pos", goal[:, None, :], mask)
-        start = self._home + values["start"]
+        start = self._home.to(values["start"]) + values["start"]
         qpos = sim.get("qpos").clone()
         qpos[:, :7] = start
         sim.set("qpos", qpos, mask)
         self._set_gains(values["stiffness"], state, mask)
         dynamics.write(values, state, mask, range(7))
-        self._set_cameras(values, state, mask)
+        if state.is_seen:
+            self._set_cameras(values, state, mask)
         return start
 
     def control(self, command: Tensor, state: State) -> Tensor:
@@ -346,17 +347,18 @@ class Reach:
         for field, columns in (("actuator_gainprm", (0,)), ("actuator_biasprm", (1, 2))):
             value = state.sim.get(field).clone()
             for column in columns:
-                value[:, :7, column] *= factor
+                value[:, :7, column].mul_(factor)
             state.sim.set(field, value, mask)
 
     def _set_cameras(self, values: dict[str, Tensor], state: State, mask: Tensor) -> None:
         model = state.sim.model
         position, quaternion = state.sim.get("cam_pos").clone(), state.sim.get("cam_quat").clone()
-        for name in ("front", "wrist"):
-            camera, shift, tilt = model.camera(name).id, *values[f"camera_{name}"].split(3, 1)
-            position[:, camera] += shift
-            turn = geometry.from_rotation_vector(tilt, torch)
-            quaternion[:, camera] = geometry.multiply(quaternion[:, camera], turn, torch)
+        moved = ("front", "wrist")
+        cameras = [model.camera(name).id for name in moved]
+        shift, tilt = torch.stack([values[f"camera_{name}"] for name in moved], 1).split(3, 2)
+        position[:, cameras] += shift
+        turn = geometry.from_rotation_vector(tilt, torch)
+        quaternion[:, cameras] = geometry.multiply(quaternion[:, cameras], turn, torch).to(quaternion)
         state.sim.set("cam_pos", position, mask)
         state.sim.set("cam_quat", quaternion, mask)
 

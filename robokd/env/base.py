@@ -42,6 +42,7 @@ class Setup:
     threads: int = 1
     first: int = 0  # number of the first environment's first episode, where other processes run some too
     total: int = 0  # environments of all processes; 0 = these are all
+    ends: bool = True  # whether `terminal` is wanted of episodes that run out of time, see VecEnv.step
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
@@ -98,8 +99,8 @@ class VecEnv(Protocol):
 
         Returns (observations, reward (N,), done (N,) int64, extras). extras: `time_outs` (N,) bool, truncated
         by the horizon; `success` (N,) bool of the step that ended or not; `episode` (N,) number of the
-        episode that the step belongs to; `log` scalars; `terminal`, where an episode ran out of time, the 1-D
-        groups of all environments before the next episodes begin.
+        episode that the step belongs to; `log` scalars; `terminal`, where an episode ran out of time and
+        Setup.ends, the 1-D groups of all environments before the next episodes begin.
         """
         ...
 
@@ -152,6 +153,7 @@ class State:
     previous_action: Tensor  # (N, A) the one before
     command: Tensor  # (N, A) last joint targets sent, rad
     rate: Tensor  # (N, A) their rate, rad/s
+    is_seen: bool = False  # whether there are cameras whose pictures somebody looks at
 
 
 class Task(Protocol):

@@ -38,15 +38,18 @@ class Eyes:
         self._drawn = (*self.cameras, *self._masks.values())
         self._renderer = renderer.build(sim, self._drawn, threads)
         self._fovy_deg = _views(cameras, corruption)
+        self._device = torch.device(sim.device)
         self._stores: dict[str, FrameStore] = {}
         if corruption.changes_timing:
             for camera in cameras:
-                frames = torch.from_numpy(np.empty((sim.num_envs, *camera.shape), camera.dtype))
+                frames = self._empty(camera, camera.dtype, self._device)
                 timing = Timing(corruption=corruption, camera=camera, control_dt=control_dt)
                 self._stores[camera.name] = FrameStore(timing, frames)
         # geoms of the world itself are background: floor, walls, table
-        self._is_background = torch.from_numpy(np.append(sim.model.geom_bodyid == 0, True))  # last: nothing
-        self.ages_s = {camera.name: torch.zeros(sim.num_envs) for camera in cameras}  # (N,), of the last look
+        is_background = torch.from_numpy(np.append(sim.model.geom_bodyid == 0, True))  # last: nothing
+        self._is_background = is_background.to(self._device)
+        age_s = torch.zeros(sim.num_envs, device=self._device)
+        self.ages_s = {camera.name: age_s.clone() for camera in cameras}  # (N,), of the last look
 
     def begin(self, mask: Tensor, episode: Tensor) -> None:
         """Begin the episodes (N,) of mask (N,): nothing is under way, the cameras stand a little wrong."""
@@ -71,6 +74,7 @@ class Eyes:
         """Return {camera: (N, *camera.shape)} as seen at `step` (N,) of `episode` (N,), fresh memory."""
         raw = {camera.name: self._buffer(camera) for camera in self._drawn}
         self._renderer.render(self._sim, self._drawn, raw)
+        raw = {name: image.to(self._device) for name, image in raw.items()}
         seen = {}
         for camera in self.cameras:
             seen[camera.name] = self._spoil(camera, raw, episode, step)
@@ -90,14 +94,17 @@ class Eyes:
 
     def _buffer(self, camera: CameraSpec) -> Tensor:
         spoiled = camera.is_depth and self.corruption.changes_depth
-        kind = np.float32 if spoiled else camera.dtype
-        return torch.from_numpy(np.empty((self._sim.num_envs, *camera.shape), kind))
+        return self._empty(camera, np.float32 if spoiled else camera.dtype, self._renderer.device)
+
+    def _empty(self, camera: CameraSpec, kind: np.dtype | type, device: torch.device | str) -> Tensor:
+        dtype = getattr(torch, np.dtype(kind).name)
+        return torch.empty(self._sim.num_envs, *camera.shape, dtype=dtype, device=device)
 
     def _spoil(self, camera: CameraSpec, raw: dict[str, Tensor], episode: Tensor, step: Tensor) -> Tensor:
         image = raw[camera.name]
         if camera.is_depth and self.corruption.changes_depth:
             depth = corrupt_depth(image, self.corruption, camera, self._draws, episode, step)
-            return torch.from_numpy(encode(depth.numpy(), camera))
+            return torch.from_numpy(encode(depth.numpy(force=True), camera)).to(self._device)
         if camera.encoding == "rgb_u8" and self.corruption.changes_colour:
             background = None
             if camera.name in self._masks:

@@ -37,7 +37,7 @@ class NativeEnv:
     def __init__(self, task: Task, sim: Sim, eyes: Eyes | None, setup: Setup) -> None:
         self.task, self.sim, self.eyes = task, sim, eyes
         self.draws, self.space, self.groups = setup.draws, setup.space, tuple(setup.groups)
-        self._first, self._stride = setup.first, setup.total or setup.num_envs
+        self._first, self._stride, self._has_ends = setup.first, setup.total or setup.num_envs, setup.ends
         self.action_spec, self.obs_specs = task.action_spec(), task.obs_specs()
         self.camera_specs = task.camera_specs()
         self.substeps = physics_steps(task.control_dt, sim.physics_dt)
@@ -89,14 +89,16 @@ class NativeEnv:
         self.task.progress(state, self.substeps * self.sim.physics_dt)
         terms = self.task.reward(state)
         diverged = self.sim.diverged()
-        success = self.task.success(state) & ~diverged
-        ended = self.task.terminated(state) & ~diverged
-        time_outs = (state.step >= self.max_episode_length) & ~ended & ~diverged
+        is_sound = ~diverged
+        success = self.task.success(state) & is_sound
+        ended = self.task.terminated(state) & is_sound
         reward = self._sum_reward(terms, diverged)
-        done = ended | time_outs | diverged
+        over = ended | diverged
+        done = over | (state.step >= self.max_episode_length)
+        time_outs = done & ~over
         extras = {"time_outs": time_outs, "success": success, "episode": state.episode_id, "log": {}}
         if done.any():
-            if time_outs.any():
+            if self._has_ends and time_outs.any():
                 extras["terminal"] = self._numbers(time_outs)
             self._count(done, diverged)
             extras["log"] = {"success": success[done].float().mean()}
@@ -138,9 +140,9 @@ class NativeEnv:
         """See VecEnv.restore."""
         self.sim.restore(snapshot["sim"])
         for name, value in snapshot["episode"].items():
-            self.state.episode[name] = value.clone()
+            self.state.episode[name] = value.to(self.device, copy=True)
         for name in ("episode_id", "step", "action", "previous_action", "command", "rate"):
-            setattr(self.state, name, snapshot[name].clone())
+            setattr(self.state, name, snapshot[name].to(self.device, copy=True))
         if self.eyes is not None:
             self.eyes.restore(snapshot["eyes"])
         self._observations = self.observe()
@@ -156,7 +158,7 @@ class NativeEnv:
         return State(
             sim=self.sim, episode=TensorDict({}, batch_size=[self.num_envs]), draws=self.draws,
             episode_id=count, step=count.clone(), action=rows["a"], previous_action=rows["b"],
-            command=rows["c"], rate=rows["d"],
+            command=rows["c"], rate=rows["d"], is_seen=self.eyes is not None,
         )  # fmt: skip
 
     def _begin(self, mask: Tensor) -> None:
@@ -174,12 +176,12 @@ class NativeEnv:
         self.sim.forward(mask)
 
     def _sum_reward(self, terms: dict[str, Tensor], diverged: Tensor) -> Tensor:
-        total = torch.stack(tuple(terms.values())).sum(0)
-        bad = ~torch.isfinite(total) & ~diverged
-        if bad.any():
+        total = torch.stack(tuple(terms.values())).sum(0).masked_fill(diverged, 0.0)
+        if not math.isfinite(float(total.sum())):  # as in _check_finite
+            bad = ~torch.isfinite(total)
             name = next(name for name, term in terms.items() if not torch.isfinite(term[~diverged]).all())
             self._refuse(f"reward {name!r}", bad)
-        return torch.where(diverged, torch.zeros_like(total), total)
+        return total
 
     def _check_finite(self, what: str, values: Tensor, wanted: Tensor | None = None) -> None:
         # one reduction on the good path; the mask only for the message
@@ -196,6 +198,7 @@ class NativeEnv:
 
     def _count(self, done: Tensor, diverged: Tensor) -> None:
         self.episodes_ended += int(done.sum())
+        self.sim.check()
         if not diverged.any():
             return
         self.episodes_diverged += int(diverged.sum())
@@ -214,12 +217,12 @@ class NativeEnv:
         self.failures.mkdir(parents=True, exist_ok=True)
         path = self.failures / f"{kind}_{self.episodes_ended}.npz"
         state = self.state
-        after: dict[str, Any] = {f"sim_{name}": value[bad] for name, value in self.sim.snapshot().items()}
+        after = {f"sim_{name}": value[bad] for name, value in self.sim.snapshot().items()}
         before = {f"{name}_before": value[bad] for name, value in self._before.items()}
-        np.savez(
-            path, episode=state.episode_id[bad], step=state.step[bad], seed=self.draws.seed,
-            stream=self.draws.stream, action=state.action[bad], command=state.command[bad], **before, **after,
-        )  # fmt: skip
+        rows = {name: getattr(state, name)[bad] for name in ("step", "action", "command")}
+        rows = {"episode": state.episode_id[bad], **rows, **before, **after}
+        arrays: dict[str, Any] = {name: value.cpu().numpy() for name, value in rows.items()}
+        np.savez(path, seed=self.draws.seed, stream=self.draws.stream, **arrays)
         return f"; state saved to {path}"
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robokd import UserError
 from robokd.registry import register
+from robokd.sim.base import SETTLED
 
 if TYPE_CHECKING:
     import mujoco
@@ -72,21 +73,30 @@ class MujocoSim:
             mujoco.mjtWarning.mjWARN_BADQACC,
         )
         self._bad_columns = [int(column) for column in bad]
+        full = (mujoco.mjtWarning.mjWARN_CONTACTFULL, mujoco.mjtWarning.mjWARN_CNSTRFULL)
+        self._full_columns = [int(column) for column in full]
         self._views: dict[str, Tensor] = {}
         self._expanded: set[str] = set()
         self._ctrl = self.get("ctrl")
         self._has_diverged = torch.zeros(num_envs, dtype=torch.bool)
+        self._has_overflowed = np.zeros(num_envs, dtype=bool)
+        # whose model fields were set, and what MuJoCo derives of them does not follow yet
+        self._unsettled = np.zeros(num_envs, dtype=bool)
 
     def step(self, ctrl: Tensor, substeps: int) -> None:
         """See Sim.step."""
+        self._settle()
         self._ctrl.copy_(ctrl)
         # the engine resets a diverged world in silence and its counters with it: count afresh every step
         self.batch.warning[...] = 0
         self.batch.step(nstep=substeps, stage=self._velocity_stage)
-        self._has_diverged = torch.from_numpy(self.batch.warning[:, self._bad_columns, 1].any(axis=1))
+        warning = self.batch.warning[:, :, 1]
+        self._has_diverged = torch.from_numpy(warning[:, self._bad_columns].any(axis=1))
+        self._has_overflowed |= warning[:, self._full_columns].any(axis=1)
 
     def forward(self, mask: Tensor | None = None) -> None:
         """See Sim.forward."""
+        self._settle()
         self.batch.forward(_ids(mask), stage=self._velocity_stage)
 
     def reset(self, mask: Tensor | None = None) -> None:
@@ -95,6 +105,8 @@ class MujocoSim:
         rows = slice(None) if mask is None else mask
         for field in self._expanded:
             self._views[field][rows] = torch.from_numpy(getattr(self.model, field))
+        if not self._expanded.isdisjoint(SETTLED):
+            self._unsettled[_rows(mask)] = True
 
     def get(self, field: str) -> Tensor:
         """See Sim.get. Zero-copy: the tensor shares MuJoCo's memory."""
@@ -112,10 +124,23 @@ class MujocoSim:
             view.copy_(value)
         else:
             view[mask] = value[mask].to(view.dtype)
+        if field in SETTLED:
+            self._unsettled[_rows(mask)] = True
 
     def diverged(self) -> Tensor:
         """See Sim.diverged."""
         return self._has_diverged
+
+    def check(self) -> None:
+        """See Sim.check."""
+        count = int(self._has_overflowed.sum())
+        self._has_overflowed[...] = False
+        if count:
+            where = f"{count} of {self.num_envs} worlds"
+            raise UserError(
+                f"sim=mujoco had too little room for contacts or constraints in {where}, what follows is wrong: "
+                "raise the scene's size.memory"
+            )
 
     def snapshot(self) -> dict[str, Tensor]:
         """See Sim.snapshot."""
@@ -124,19 +149,26 @@ class MujocoSim:
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
         """See Sim.restore."""
-        for name, value in snapshot.items():
-            if name != "state":
-                self.set(name.removeprefix("model."), value)
         state = torch.from_numpy(self.batch.state)
         if state.shape != snapshot["state"].shape:
             got, want = tuple(snapshot["state"].shape), tuple(state.shape)
             raise UserError(f"snapshot has state of shape {got}, this simulation has {want}")
+        for field in self._expanded:  # some since the snapshot
+            self.set(field, torch.from_numpy(getattr(self.model, field)))
+        for name, value in snapshot.items():
+            if name != "state":
+                self.set(name.removeprefix("model."), value)
         state.copy_(snapshot["state"])
         self.forward()
 
     def close(self) -> None:
         """See Sim.close."""
         self._views.clear()
+
+    def _settle(self) -> None:
+        if self._unsettled.any():
+            self.batch.set_const(self._unsettled)
+            self._unsettled[...] = False
 
     def _expand(self, field: str) -> np.ndarray:
         try:
@@ -153,6 +185,10 @@ class MujocoSim:
                 raise UserError(f"sim=mujoco has no field {field!r}") from None
             # a model field that no world has changed: one row, repeated without a copy
             return _tensor(np.broadcast_to(shared, (self.num_envs, *shared.shape)))
+
+
+def _rows(mask: Tensor | None) -> np.ndarray | slice:
+    return slice(None) if mask is None else mask.numpy()
 
 
 def _ids(mask: Tensor | None) -> np.ndarray | None:

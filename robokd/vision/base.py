@@ -48,6 +48,12 @@ def tells(sim: Sim, field: str) -> bool:
     return True
 
 
+def on_host(values: np.ndarray | Tensor, dtype: type) -> np.ndarray:
+    """Return a field of a simulation as numpy has it: in place, or a copy from a GPU or of another type."""
+    array = values if isinstance(values, np.ndarray) else values.numpy(force=True)
+    return array.astype(dtype, copy=False)
+
+
 def check_worlds(sim: Sim, cameras: Sequence[CameraSpec], geoms: Sequence[int]) -> None:
     """Raise UserError for a geom or a camera that some world gives no size, place or field of view.
 
@@ -64,7 +70,7 @@ def check_worlds(sim: Sim, cameras: Sequence[CameraSpec], geoms: Sequence[int]) 
         raise UserError(f"two cameras are named {twice[0]!r}: {cure}")
 
     def values(field: str, count: int, width: int) -> np.ndarray:
-        found = np.asarray(sim.get(field))
+        found = on_host(sim.get(field), np.float64)
         return found.reshape(found.size // max(count * width, 1), count, width)
 
     def refuse(wrong: Any, what: str) -> None:  # noqa: ANN401  (numpy has too many types of bool)
@@ -105,6 +111,8 @@ def check_buffer(camera: CameraSpec, num_envs: int, shape: Sequence[int], kind: 
 
 class Renderer(Protocol):
     """Writes what the cameras of a simulation see."""
+
+    device: str  # where it draws: buffers there are written without a copy
 
     def render(self, sim: Sim, cameras: Sequence[CameraSpec], out: Mapping[str, np.ndarray | Tensor]) -> None:
         """Write each camera's images into out[camera.name] (N, *camera.shape), in place.

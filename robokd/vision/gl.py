@@ -74,6 +74,8 @@ class GlCfg:
 class Gl:
     """The Renderer protocol over mujoco.Renderer; use it from one thread, and `close` it."""
 
+    device = "cpu"
+
     def __init__(self, cfg: GlCfg, sim: Sim, cameras: Sequence[CameraSpec]) -> None:
         mujoco = _mujoco()
         self._contexts: dict[tuple[int, int], mujoco.Renderer] = {}

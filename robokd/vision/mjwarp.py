@@ -74,6 +74,7 @@ class Mjwarp:
         views = {view_of(camera): scene_camera_index(sim.model, camera) for camera in cameras}
         # of nothing, warp cannot build a tree
         self._worlds = Worlds(installed, cfg, sim, cameras, views) if views and geoms.size else None
+        self.device = "cpu" if self._worlds is None else self._worlds.device
 
     def render(self, sim: Sim, cameras: Sequence[CameraSpec], out: Mapping[str, np.ndarray | Tensor]) -> None:
         """See Renderer.render."""

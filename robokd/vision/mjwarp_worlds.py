@@ -1,7 +1,8 @@
 """Worlds as mujoco_warp's ray tracer sees them: its model, data, tree and pictures, filled from a simulation.
 
-What differs from world to world is copied before each drawing: poses, fields of view and the model fields of
-`SHAPES` and `COLOURS`; a field of `SHARED` that differs is refused. The rest of the model is read once.
+What differs from world to world is read at each drawing: poses, fields of view and the model fields of
+`SHAPES` and `COLOURS`; in place, where the simulation holds them as the tracer does (sim=mjwarp, on the same
+device), else by a copy. A field of `SHARED` that differs is refused. The rest of the model is read once.
 Shapes: N worlds, V views, H rows, W columns.
 """
 
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -68,13 +69,15 @@ class Worlds:
         views: Mapping[View, int],
     ) -> None:  # fmt: skip
         self._warp, self._tracer, self._trees = modules
-        self._device = _device(self._warp, cfg.device or str(sim.device))
+        self.device = _device(self._warp, cfg.device or str(sim.device))
         self._views, self._indices = list(views), list(views.values())
         self._fovy = [fovy for *_, fovy in views]
         self._scene_fovy = sim.model.cam_fovy[self._indices].copy()
         wanted = {(view_of(camera), _layer(camera)) for camera in cameras}
         self._has = {layer: [(view, layer) in wanted for view in views] for layer in _LAYERS.values()}
         self._rebuild_every, self._drawings = cfg.rebuild_every, 0
+        self._chosen: set[tuple[View, str]] | None = None
+        self._graph: Any = None  # refit and render, recorded on a GPU
         self._list_fields(sim, cfg)
         with self.on_device():
             self._put(cfg, sim)
@@ -156,12 +159,14 @@ class Worlds:
         self._choose(cameras)
         self._copy_poses(sim)
         for field in self._fields:
-            self._copy_field(field, sim.get(field))
-        self._tracer.refit_bvh(self._model, self._data, self._context)
+            self._follow(self._model, field, sim.get(field))
         if self._drawings % self._rebuild_every == 0:
+            self._tracer.refit_bvh(self._model, self._data, self._context)
             self._rebuild()
+            self._tracer.render(self._model, self._data, self._context)
+        else:
+            self._trace()
         self._drawings += 1
-        self._tracer.render(self._model, self._data, self._context)
 
     def image(self, camera: CameraSpec) -> Tensor:
         """Return (N, *camera.shape) of what was drawn: colours, geoms, or depth in m, 0 where nothing is."""
@@ -175,9 +180,27 @@ class Worlds:
             return channels[..., :3].flip(-1).permute(0, 3, 1, 2)
         return (drawn[..., 0] if layer == "seg" else drawn).reshape(size)[:, None]
 
+    def _trace(self) -> None:
+        """Let the tree follow what moved, and draw; on a GPU as recorded, until an array is another."""
+        wp, arguments = self._warp, (self._model, self._data, self._context)
+        if not self.device.startswith("cuda"):
+            self._tracer.refit_bvh(*arguments)
+            self._tracer.render(*arguments)
+            return
+        if self._graph is None:
+            # torch's own stream cannot be recorded
+            with wp.ScopedStream(wp.Stream(self.device)), wp.ScopedCapture() as capture:
+                self._tracer.refit_bvh(*arguments)
+                self._tracer.render(*arguments)
+            self._graph = capture.graph
+        wp.capture_launch(self._graph, stream=wp.get_stream(self.device))
+
     def _choose(self, cameras: Sequence[CameraSpec]) -> None:
         """Switch off what nobody asks for now."""
         wanted = {(view_of(camera), _layer(camera)) for camera in cameras}
+        if wanted == self._chosen:
+            return
+        self._chosen = wanted
         for layer in self._has:
             flags = torch.tensor([(view, layer) in wanted for view in self._views])
             self._tensor(getattr(self._context, f"render_{layer}")).copy_(flags)
@@ -186,8 +209,8 @@ class Worlds:
         """Copy where geoms, lights and cameras are, and how wide these look."""
         data = self._data
         for field in self._poses:
-            target = self._tensor(getattr(data, field))
-            target.copy_(torch.as_tensor(sim.get(field)).reshape(target.shape))
+            # height fields sink here, and nowhere else
+            self._follow(data, field, sim.get(field), is_ours=bool(self._hfields.size))
         if self._hfields.size:
             up = self._tensor(data.geom_xmat)[:, self._hfields, :, 2]
             self._tensor(data.geom_xpos)[:, self._hfields] -= self._lift_m * up
@@ -199,15 +222,23 @@ class Worlds:
         is_own = fovy != torch.from_numpy(self._scene_fovy).to(fovy)
         self._tensor(self._model.cam_fovy).copy_(torch.where(is_own, fovy, torch.tensor(self._fovy).to(fovy)))
 
-    def _copy_field(self, field: str, values: np.ndarray | Tensor) -> None:
-        """Copy a field of the model, one row of it if the worlds share it."""
+    def _follow(self, owner: Any, field: str, values: np.ndarray | Tensor, *, is_ours: bool = False) -> None:  # noqa: ANN401
+        """Let the tracer see a field, one row of it if the worlds share it: in place, or a copy of ours."""
         rows = torch.as_tensor(values)
         rows = rows[:1] if rows.stride(0) == 0 else rows
-        array = getattr(self._model, field)
-        if len(rows) != array.shape[0]:
-            array = self._warp.zeros((len(rows), *array.shape[1:]), dtype=array.dtype)
-            setattr(self._model, field, array)
+        array = getattr(owner, field)
         target = self._tensor(array)
+        is_alike = rows.dtype == target.dtype and rows.device == target.device and rows.is_contiguous()
+        if is_alike and not is_ours:
+            if rows.data_ptr() != array.ptr or len(rows) != len(target):
+                rows = rows.view(len(rows), *target.shape[1:])
+                setattr(owner, field, self._warp.from_torch(rows, dtype=array.dtype))
+                self._graph = None
+            return
+        if len(rows) != len(target):
+            array = self._warp.zeros((len(rows), *array.shape[1:]), dtype=array.dtype)
+            setattr(owner, field, array)
+            target, self._graph = self._tensor(array), None
         target.copy_(rows.reshape(target.shape))
 
     def _rebuild(self) -> None:
@@ -227,9 +258,9 @@ class Worlds:
         """Let warp work on our device; on a GPU in one order with torch."""
         wp = self._warp
         with ExitStack() as stack:
-            stack.enter_context(wp.ScopedDevice(self._device))
-            if self._device.startswith("cuda"):
-                stream = torch.cuda.current_stream(wp.device_to_torch(self._device))
+            stack.enter_context(wp.ScopedDevice(self.device))
+            if self.device.startswith("cuda"):
+                stream = torch.cuda.current_stream(wp.device_to_torch(self.device))
                 stack.enter_context(wp.ScopedStream(wp.stream_from_torch(stream)))
             yield
 
@@ -273,8 +304,11 @@ def _private_model(model: mujoco.MjModel) -> mujoco.MjModel:
 
 def _check_shared(field: str, values: np.ndarray | Tensor, drawn: np.ndarray) -> None:
     """Raise UserError if a world has its own values of a field of which mujoco_warp has one for all."""
-    array = values if isinstance(values, np.ndarray) else values.cpu().numpy()
-    if array.strides[0] and not (array == drawn).all():
+    is_tensor = isinstance(values, Tensor)
+    if (values.stride(0) if is_tensor else values.strides[0]) == 0:
+        return  # all share it: to look at it would be a wait for the device
+    array = values.numpy(force=True) if is_tensor else values
+    if not (array == drawn).all():
         raise UserError(
             f"renderer=mjwarp draws all worlds with the {field} of the start; some world has its own"
         )

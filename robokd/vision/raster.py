@@ -23,7 +23,7 @@ from robokd.cores import cores
 from robokd.registry import register
 from robokd.specs import CameraSpec
 from robokd.vision import scene_colours, scene_tables
-from robokd.vision.base import check_buffer, check_built, check_worlds
+from robokd.vision.base import check_buffer, check_built, check_worlds, on_host
 from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
 from robokd.vision.lens import LANES, make_lens
 
@@ -71,6 +71,8 @@ class Raster:
     not mix with torch's, is not needed. Every image is drawn by one thread, so their number changes no bit.
     """
 
+    device = "cpu"
+
     def __init__(self, cfg: RasterCfg, sim: Sim, cameras: Sequence[CameraSpec], threads: int) -> None:
         try:
             from robokd.vision import images
@@ -96,7 +98,7 @@ class Raster:
 
     def render(self, sim: Sim, cameras: Sequence[CameraSpec], out: Mapping[str, np.ndarray | Tensor]) -> None:
         """See Renderer.render."""
-        worlds, fovy = _worlds(sim), np.asarray(sim.get("cam_fovy"))
+        worlds, fovy = _worlds(sim), on_host(sim.get("cam_fovy"), np.float64)
         paint = (*self._scene.paint, _colours(sim)) if self._scene.paint else ()
         jobs = []
         for key, group in self._together(cameras).items():
@@ -244,7 +246,7 @@ def _rows(field: np.ndarray) -> np.ndarray:
 
 def _worlds(sim: Sim) -> tuple[np.ndarray, ...]:
     """Return geom positions, axes and sizes and camera positions and axes, in place."""
-    position, matrix, size, eye, look = (np.asarray(sim.get(field)) for field in _GEOMS)
+    position, matrix, size, eye, look = (on_host(sim.get(field), np.float64) for field in _GEOMS)
     size = size[None] if size.ndim == 2 else _rows(size)
     return position, matrix.reshape(*matrix.shape[:2], 9), size, eye, look.reshape(*look.shape[:2], 9)
 
@@ -255,7 +257,7 @@ def _colours(sim: Sim) -> tuple[np.ndarray, ...]:
     for field, dtype in _COLOURS.items():
         owner = "nlight" if field.startswith("light") else "nmat" if field.startswith("mat") else "ngeom"
         if getattr(sim.model, owner):
-            values = np.asarray(sim.get(field))
+            values = on_host(sim.get(field), dtype)
             found.append(values[None] if values.ndim == 2 else _rows(values))
         else:
             found.append(np.empty((1, 0, 3), dtype))
