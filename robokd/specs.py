@@ -23,6 +23,7 @@ ENCODINGS = {
     "depth_u8": (np.uint8, 1), "depth_f16": (np.float16, 1), "rgb_u8": (np.uint8, 3),
     "segment_i16": (np.int16, 1),
 }  # fmt: skip
+MODES = {"joint_delta": "last_sent", "native": "none"}  # of actions -> their anchor
 # what a robot's drivers measure -> unit; of every joint, or of the axes of an IMU (sim2real/robot.py)
 CHANNELS = {"joint_pos": "rad", "joint_vel": "rad/s", "gyro": "rad/s", "gravity": "1"}
 IMU_CHANNELS, AXES = ("gyro", "gravity"), ("x", "y", "z")
@@ -141,35 +142,44 @@ class ActionSpec:
     mode "joint_delta": the target moves from the anchor by at most `scale` a control step; the anchor is the
     last target that was *sent*. Position, velocity and acceleration limits are part of the decoding, so a
     policy is trained under the limits that the robot enforces.
+    mode "native", without an anchor: the environment, which is not ours, decodes its actions itself. There
+    are no limits, and no robot is sent such actions.
     """
 
     names: tuple[str, ...]  # joints, in order
-    scale: tuple[float, ...]  # rad per control step at |action| = 1
     control_dt: float  # s
-    position_lower: tuple[float, ...]  # rad
-    position_upper: tuple[float, ...]  # rad
-    velocity: tuple[float, ...]  # rad/s, symmetric
-    acceleration: tuple[float, ...]  # rad/s^2, symmetric
-    mode: str = "joint_delta"
-    anchor: str = "last_sent"
+    scale: tuple[float, ...] = ()  # rad per control step at |action| = 1
+    position_lower: tuple[float, ...] = ()  # rad
+    position_upper: tuple[float, ...] = ()  # rad
+    velocity: tuple[float, ...] = ()  # rad/s, symmetric
+    acceleration: tuple[float, ...] = ()  # rad/s^2, symmetric
+    mode: str = "joint_delta"  # one of MODES
+    anchor: str = "last_sent"  # the mode's
 
     def __post_init__(self) -> None:
-        count = len(self.names)
+        if MODES.get(self.mode) != self.anchor:
+            known = ", ".join(f"{mode!r} on {anchor!r}" for mode, anchor in MODES.items())
+            raise ValueError(f"no action mode {self.mode!r} on {self.anchor!r}. Known: {known}")
+        if not self.names:
+            raise ValueError("names must name at least one action, got none")
+        count = len(self.names) if self.is_decoded else 0
         for field in ("scale", "position_lower", "position_upper", "velocity", "acceleration"):
             if len(getattr(self, field)) != count:
                 raise ValueError(f"{field} has {len(getattr(self, field))} values for {count} joints")
-        if self.mode != "joint_delta" or self.anchor != "last_sent":
-            got = f"{self.mode!r} on {self.anchor!r}"
-            raise ValueError(f"no action mode {got}. Known: 'joint_delta' on 'last_sent'")
         if self.control_dt <= 0:
             raise ValueError(f"control_dt must be > 0 s, got {self.control_dt}")
-        if min(*self.scale, *self.velocity, *self.acceleration) <= 0:
+        if count and min(*self.scale, *self.velocity, *self.acceleration) <= 0:
             raise ValueError("scale, velocity and acceleration must be > 0 for every joint")
 
     @property
     def size(self) -> int:
         """A."""
         return len(self.names)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether `decode` makes joint targets of such actions; if not, their environment does its own."""
+        return self.mode != "native"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +195,12 @@ class Limits:
 
     @classmethod
     def of(cls, spec: ActionSpec, asarray: ToArray = lambda values: np.asarray(values, np.float32)) -> Limits:
-        """Return the limits of a spec; `asarray` makes the arrays (the default makes numpy's)."""
+        """Return the limits of a spec; `asarray` makes the arrays (the default makes numpy's).
+
+        ValueError for a spec of mode "native": there is nothing to decode by.
+        """
+        if not spec.is_decoded:
+            raise ValueError(f"actions of mode {spec.mode!r} are decoded by the environment that they are of")
         return cls(
             scale=asarray(spec.scale), lower=asarray(spec.position_lower), upper=asarray(spec.position_upper),
             velocity=asarray(spec.velocity), acceleration=asarray(spec.acceleration), dt=spec.control_dt,
@@ -222,8 +237,8 @@ def limit(
     step = limits.acceleration * dt
     # half a thousandth less, so that float32 rounding of the braking curve never costs acceleration
     brake = 0.9995 * limits.acceleration
-    fastest_up = xp.minimum(limits.velocity, braking_rate(limits.upper - anchor, brake, dt, xp))
-    fastest_down = xp.minimum(limits.velocity, braking_rate(anchor - limits.lower, brake, dt, xp))
+    rooms = xp.stack((limits.upper - anchor, anchor - limits.lower))
+    fastest_up, fastest_down = xp.minimum(limits.velocity, braking_rate(rooms, brake, dt, xp))
     wanted = xp.minimum(xp.maximum((target - anchor) / dt, -fastest_down), fastest_up)
     new_rate = xp.minimum(xp.maximum(wanted, rate - step), rate + step)
     new_target = xp.minimum(xp.maximum(anchor + new_rate * dt, limits.lower), limits.upper)
