@@ -23,7 +23,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)
-	$(PIP) -e '.[train,mujoco,gpu,ros2,sysid,dev]'
+	$(PIP) -e '.[train,mujoco,gpu,ros2,sysid,sweep,dev]'
 	@touch $@
 
 demo: $(RUN_STAMP)  ## the whole chain on CPU, then where the report is

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from robokd import UserError, __version__, registry
+    from robokd import UserError, __version__, registry, sweep
     from robokd import run as runs
     from robokd.config import SCHEMAS, compose, load, schema
     from robokd.deploying import is_hardware
@@ -107,6 +107,8 @@ def _command(words: Sequence[str]) -> None:
         from robokd import manual
 
         print(manual.stage_help(command, rest))
+    elif sweep.FLAGS & set(rest):
+        _tell(sweep.sweep(command, rest, lambda job: compose(command, job, _inherited(command, job))))
     else:
         config = compose(command, rest, _inherited(command, rest))
         _tell(_stage(command)(config, None))
@@ -158,11 +160,17 @@ def _inherited(stage: str, words: Sequence[str]) -> dict[str, Any] | None:
 def _resume(words: Sequence[str]) -> Path:
     """Go on with a run and return the path of its summary."""
     typed = dict(word.split("=", 1) for word in words if "=" in word)
-    if "run" not in typed or len(typed) != len(words) or set(typed) - {"run", "plugins"}:
+    launcher = [word for word in words if word.startswith(sweep.LAUNCHER)]
+    other = set(typed) - {"run", "plugins"}
+    if "run" not in typed or len(typed) != len(words) or len(other) != len(launcher):
         raise UserError(
             f"resume takes run=<run folder> and at most plugins=[…], got {' '.join(words) or 'nothing'}"
         )
     run = Run.open(typed["run"].strip("'\""))
+    if run.stage == "sweep":
+        return sweep.again(run, words)
+    if launcher:
+        raise UserError(f"{launcher[0]} is for a sweep, and {run.path} is a {run.stage} run")
     if run.is_finished:
         run.read_summary()  # a summary that was cut is not a finished run
         print(f"{run.path} is finished; nothing to resume")

@@ -51,6 +51,8 @@ usage: robokd <stage> key=value …
   {list}  List the parts that can be named: robokd list task
   {keys}  Make and trust the keys that bundles are signed with: robokd keys new | trust | list
 
+many runs at once: robokd teach|distill|refine --multirun seed=0,1,2 … [hydra/launcher=joblib|submitit_slurm]
+
 `robokd <stage> --help` lists the keys of a stage. Each run leaves a folder in runs/ with its configuration,
 metrics, checkpoints and summary.json, whose path is the last line printed.
 Exit codes: 0 done, 1 a fault of robokd, 2 a mistake in what was asked, 3 a safety stop, 130 Ctrl-C."""

@@ -32,7 +32,10 @@ from robokd.memory import peak_rss_mb, peak_vram_mb
 
 POINTERS = ("last", "best")
 COUNTERS = ("env_steps", "frames_rendered", "teacher_labels", "grad_samples")
-PACKAGES = ("robokd", "numpy", "torch", "rsl-rl-lib", "tensordict", "mujoco", "numba", "onnx", "onnxruntime")
+PACKAGES = (
+    "robokd", "numpy", "torch", "rsl-rl-lib", "tensordict", "mujoco", "mujoco-warp", "warp-lang", "numba",
+    "gymnasium", "stable-baselines3", "isaaclab", "mjlab", "onnx", "onnxruntime",
+)  # fmt: skip
 created: list[Path] = []  # the runs this process has worked on, oldest first: what Ctrl-C says can be resumed
 
 

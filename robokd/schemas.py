@@ -130,6 +130,8 @@ class RefineConfig(SimulatingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_trains(self.teacher)
+        if not callable(self.teacher.algorithm):  # of sb3 it is a name
+            raise ValueError(f"teacher={self.teacher.name} cannot refine: a residual is learned by ppo")
         if not 0 < self.residual_scale <= 1:
             raise ValueError(f"residual_scale must be in (0, 1], got {self.residual_scale}")
 
@@ -224,7 +226,7 @@ class LookConfig(SimulatingConfig):
 class BenchConfig:
     """Measure how fast robokd is beside what one would use instead, correctness first."""
 
-    what: str = "render"  # render, collect, distill or policy
+    what: str = "render"  # render, collect, sim, teach, distill or policy
     out: str = "rows.json"  # file to write
     repeats: int = 5  # of each side, in turn; the median counts
     seed: int = 0  # of every random draw

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "learning": {"fields", "schedule"},
     "overrides": {"registry", "schedule"},
     "config": {"files", "registry", "specs", "schemas", "deploying", "overrides"},
-    "sim": NEUTRAL,
+    "sim": {*NEUTRAL, "memory"},
     "vision": {*NEUTRAL, "cores"},
     "env": {"sim", "vision", *NEUTRAL},
     "nets": {"specs"},
@@ -71,7 +71,8 @@ MAY_IMPORT = {
     "configs": set(),
     "pipeline": LEARNING | {"export", "sim2real.interrupts", "sim2real.safety", "report"},
     "manual": {"registry", "schedule", *CONFIG},
-    "cli": {"registry", "run", "manual", "keys", *CONFIG},  # the rest by name
+    "sweep": {"registry", "run", *CONFIG},
+    "cli": {"registry", "run", "manual", "keys", "sweep", *CONFIG},  # the rest by name
     "__main__": {"cli"},
 }
 ROBOT_EXPORT = (
@@ -87,6 +88,7 @@ WITHOUT_TORCH = (
     *CONFIG,
     "cli",
     "manual",
+    "sweep",
     "geometry",
 )
 # runs in a process of its own; and what fits a simulation to a log, nowhere near a robot

@@ -88,6 +88,11 @@ class Buffer:
             target[slots] = rows[name].numpy()
         self.written += count or rows.batch_size[0]
 
+    def fill(self, name: str, values: Tensor) -> None:
+        """Write one column of the rows (R, ...) that `add` is about to append, of all processes."""
+        slots = (self.written + np.arange(len(values))) % self._size
+        self._maps[name][slots] = values.numpy()
+
     def hold(self, count: int) -> None:
         """Take the newest `count` rows, which all processes have appended, over to the device."""
         slots = (self.written - count + np.arange(count)) % self._size

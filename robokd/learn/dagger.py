@@ -24,7 +24,7 @@ from robokd.draws import Draws
 from robokd.env.base import VecEnv, contract
 from robokd.learn import ranks
 from robokd.learn.acting import executed
-from robokd.learn.dataset import EPISODE, FRESH, LABEL, DataSet, own_part, rows_of, seen
+from robokd.learn.dataset import EPISODE, FRESH, LABEL, DataSet, rows_of, seen
 from robokd.learn.instructor import cast, parents, teacher_outcomes, training_env, validation
 from robokd.learn.lesson import Lesson, moved
 from robokd.learn.means import Means
@@ -71,8 +71,8 @@ def distill(config: DistillConfig, resume: Run | None = None) -> Path:
     own = {"teacher_sha256": engine.teacher_sha256, "student_parameters": parameters, "env_steps": steps}
     if ranks.is_first():
         run.write_summary({**totals, **shared_fields(config), **own})
-        if engine.data.is_open:
-            engine.data.buffer.remove()
+    if engine.data.is_open:
+        engine.data.remove()
     ranks.wait()
     return run.summary_path
 
@@ -141,10 +141,9 @@ class Dagger:
                 if is_best or ends or totals["round"] % settings.checkpoint_every == 0:
                     self._save(is_best)
                 bar.advance(1, success=row.get("validation/success"), loss=losses.get("loss"))
-        frames = int(ranks.total(torch.tensor(self.env.frames_rendered)).item())
         return {
             "env_steps": totals["env_steps"] + totals["validation_steps"],
-            "frames_rendered": frames + totals["validation_frames"],
+            "frames_rendered": ranks.count(self.env.frames_rendered) + totals["validation_frames"],
             "training_env_steps": totals["env_steps"],
             "teacher_labels": totals["teacher_labels"], "grad_samples": totals["grad_samples"],
             "rounds": totals["round"], "validation_success": totals["best"][0],
@@ -248,7 +247,7 @@ class Dagger:
         self.student.train()
         for _ in range(settings.gradient_steps):
             chosen = data.draw(training, generator)
-            rows = data.buffer.rows(chosen[own_part(len(chosen))])
+            rows = data.buffer.rows(chosen[data.own_part(chosen)])
             valid = ~data.is_held_out(rows)
             loss, terms, own = self.lesson(rows, valid, self.weights)
             data.weigh(chosen, own.action, rows, valid)
@@ -311,7 +310,7 @@ class Dagger:
         chosen = self.data.held_out() if self.data.is_open else torch.zeros(0)
         if len(chosen) < ranks.world():
             return {}
-        rows = self.data.buffer.rows(chosen[own_part(len(chosen))])
+        rows = self.data.buffer.rows(chosen[self.data.own_part(chosen)])
         with torch.no_grad():
             loss, terms, _ = self.lesson(rows, self.data.is_held_out(rows), self.weights)
         return {f"held_out/{name}": value for name, value in ranks.summed({"loss": loss, **terms}).items()}
@@ -349,7 +348,8 @@ class Dagger:
             "totals": self.totals, "rng": torch.get_rng_state(),
             "contract": contract(self.env, self.student.inputs), "latent_size": self.student.latent_size,
             "teacher_sha256": self.teacher_sha256,
-            "worlds": ranks.collected({"env": self.env.snapshot(), "memory": dict(self.policy.state)}),
+            "worlds": ranks.joined({"env": self.env.snapshot(), "memory": dict(self.policy.state)}),
+            "machines": ranks.machines(),
         }  # fmt: skip
         if self.data.priorities is not None:
             state["priorities"] = self.data.priorities.values
@@ -370,12 +370,12 @@ class Dagger:
             raise UserError(f"{self.run.path}: the teacher is not the one that this run began with")
         self.student.load_state_dict(saved["student"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        if len(saved["worlds"]) != ranks.world():
+        if self.rewards is None and saved["machines"] != ranks.machines():
             raise UserError(
-                f"{self.run.path} was made by {len(saved['worlds'])} processes, these are {ranks.world()}: "
-                "resume it by as many"
+                f"{self.run.path}: {saved['machines']} machines hold its data set, each its part; these are "
+                f"{ranks.machines()}: resume it on as many"
             )
-        own = saved["worlds"][ranks.rank()]
+        own = ranks.divided(saved["worlds"])
         self.env.restore(own["env"])
         self.totals.update(saved["totals"])
         self.policy.state.update(own["memory"])

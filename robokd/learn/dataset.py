@@ -55,13 +55,6 @@ def places(count: int, num_envs: int) -> Tensor:
     return (block * ranks.world() + ranks.rank()) * num_envs + environment
 
 
-def own_part(count: int) -> slice:
-    """Return this process's part of a batch; UserError where some would have none."""
-    if count < ranks.world():
-        raise UserError(f"a batch of {count} rows cannot be shared by {ranks.world()} processes")
-    return slice(ranks.rank(), None, ranks.world())
-
-
 def batch_rows(frames: int, length: int) -> int:
     """Return how many rows of `length` steps make a batch of so many frames, at least one."""
     return max(frames // length, 1)
@@ -84,7 +77,11 @@ def said(student: Student, rows: TensorDict, shown: Sequence[str] = ()) -> Stude
 
 
 class DataSet:
-    """A ring of rows, all of which the last checkpoint counts on are kept."""
+    """A ring of rows, all of which the last checkpoint counts on are kept.
+
+    The processes of one machine share it. Of several machines each holds the rows of its own environments,
+    and its files have holes for the others; of which episode a row is, all know.
+    """
 
     def __init__(self, settings: DaggerConfig, draws: Draws, num_envs: int, length: int) -> None:
         """`length` is T, the steps of a row; `num_envs` of all processes. `open` allocates."""
@@ -103,14 +100,17 @@ class DataSet:
         self.bytes = planned_bytes(columns, self.size)
         groups = ", ".join(f"{name} {column.row_bytes} B" for name, column in columns.items())
         each = f"rows of {self.length} steps:" if self.length > 1 else "rows of"
+        if ranks.machines() > 1:
+            folder = folder.with_name(f"{folder.name}_{ranks.machine()}")
         if ranks.is_first():
             size = f"{self.bytes / 1e6:,.0f} MB on disk" + (f" and on {held}" if held else "")
             print(f"buffer: {self._capacity:,} {each} {groups}: {size}", flush=True)
+        if ranks.is_first_here():
             if not written:
                 self.check_room(folder.parent, like, device)
             self._buffer = Buffer(folder, columns, self._capacity, self._slack, written, device=held)
         ranks.wait()
-        if not ranks.is_first():
+        if not ranks.is_first_here():
             self._buffer = Buffer(
                 folder, columns, self._capacity, self._slack, written, exists=True, device=held
             )
@@ -149,9 +149,28 @@ class DataSet:
         count = len(rows) * ranks.world()
         if self.priorities is not None:
             self.priorities.add(self.buffer.written, count)
+        if ranks.machines() > 1:
+            self.buffer.fill(EPISODE, self._of_all(rows[EPISODE]))
         self.buffer.add(rows, places(len(rows), self._num_envs // ranks.world()), count)
         ranks.wait()
         self.buffer.hold(count)
+
+    def own_part(self, chosen: Tensor) -> Tensor:
+        """Return which rows of a batch, by age (B,), this process learns from; each row is one process's.
+
+        UserError where some would have none.
+        """
+        if len(chosen) < ranks.world():
+            raise UserError(f"a batch of {len(chosen)} rows cannot be shared by {ranks.world()} processes")
+        numbers = self.buffer.written - len(self.buffer) + chosen
+        machine = numbers % self._num_envs * ranks.machines() // self._num_envs
+        held = (machine == ranks.machine()).nonzero()[:, 0]
+        return held[ranks.rank() % ranks.here() :: ranks.here()]
+
+    def remove(self) -> None:
+        """Delete the files: a finished run is not resumed, and its pictures are many."""
+        if ranks.is_first_here():
+            self.buffer.remove()
 
     @property
     def size(self) -> int:
@@ -197,9 +216,15 @@ class DataSet:
         if self.priorities is not None:
             log_std = rows.get(f"{LABEL}.log_std", None)  # None: no loss reads it, so that it is not kept
             weights = torch.zeros(len(chosen))
-            weights[own_part(len(chosen))] = priority(action.detach(), rows[LABEL], log_std, valid)
+            weights[self.own_part(chosen)] = priority(action.detach(), rows[LABEL], log_std, valid)
             weights = ranks.total(weights)
             self.priorities.update(self.buffer.written - len(self.buffer) + chosen, weights)
+
+    def _of_all(self, values: Tensor) -> Tensor:
+        """Return values of rows (R, ...) of every process as they stand among the rows of all."""
+        blocks = len(values) * ranks.world() // self._num_envs
+        parts = ranks.gathered(values).unflatten(0, (ranks.world(), blocks, -1))
+        return parts.transpose(0, 1).flatten(0, 2)
 
     def _held_out(self, episodes: Tensor) -> Tensor:
         share = self._draws.uniform("validation_share", episodes.flatten(), 0, 1)[:, 0]

@@ -17,8 +17,10 @@ from torch import Tensor
 from robokd import UserError
 from robokd.config import load
 from robokd.env.base import VecEnv, check_contract, contract
+from robokd.learn import ranks
 from robokd.learn.pupil import build_student, load_student, student_inputs
 from robokd.learn.rollout import Outcomes, rollout
+from robokd.learn.shared_ppo import share
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.learn.teach import optimise
 from robokd.nets.residual import BASE, FEATURES, RefinedPolicy, compose, with_base, zero_last_layer
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 def refine(config: RefineConfig, resume: Run | None = None) -> Path:
     """Train a residual on the parent's student and return the path of its summary."""
-    begin(config.seed, config.threads)
+    ranks.join(config.device)
+    begin(config.seed, config.threads, alone=False)
     parent = Run.open(config.parent)
     settings = config.teacher
     seen = student_inputs(load("distill", parent.config))
@@ -43,11 +46,11 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
     inner = build_env(config, tuple(dict.fromkeys((*seen, *wanted))), "train")
     student = load_student(parent, config.checkpoint, inner)
     env = ResidualEnv(inner, student, config.residual_scale, asked)
-    algorithm = settings.algorithm(env.get_observations(), env.num_actions, config.device)
+    algorithm = share(settings.algorithm(env.get_observations(), env.num_actions, config.device))
     zero_last_layer(algorithm.actor)
     count = settings.evaluate_episodes
     validation = build_env(config, seen, "validation", num_envs=count)
-    run = resume or create_run(config, "refine", [parent])
+    run = resume or Run.open(ranks.first(lambda: create_run(config, "refine", [parent]).path))
     inner.failures = run.path / "failures"
 
     def validate() -> Outcomes:
@@ -62,7 +65,10 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
         "latent_size": student.latent_size,
     }
     totals = optimise(env, algorithm, settings, run, validate, extra)
-    return run.write_summary({**totals, **shared_fields(config)})
+    if ranks.is_first():
+        run.write_summary({**totals, **shared_fields(config)})
+    ranks.wait()
+    return run.summary_path
 
 
 class ResidualEnv:

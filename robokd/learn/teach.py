@@ -1,7 +1,8 @@
-"""Teach: PPO on privileged state. The loop is ours and visible; algorithm, networks and storage are rsl_rl's.
+"""Teach: reinforcement learning on privileged state. The loop is ours and visible; what it asks is a Learner.
 
-rsl_rl's own runner repeats an iteration on resume and saves neither random state nor environments; this loop
-resumes bit for bit, and its checkpoints can still be read by that runner.
+That is PPO by default: algorithm, networks and storage are rsl_rl's, whose own runner repeats an iteration on
+resume and saves neither random state nor environments; this loop resumes bit for bit, and its checkpoints can
+still be read by that runner.
 Shapes: N environments, A action dimensions.
 """
 
@@ -11,44 +12,85 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rsl_rl.algorithms import PPO
 from tensordict import TensorDict
 from torch import Tensor
 
+from robokd import UserError
 from robokd.config import load
-from robokd.env.base import VecEnv, check_contract, contract
+from robokd.env.base import TaskEnv, VecEnv, check_contract, contract
+from robokd.learn import ranks
 from robokd.learn.rollout import SATURATED, Outcomes, rollout
+from robokd.learn.shared_ppo import share
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
 from robokd.progress import Progress
 from robokd.run import Run
 from robokd.teachers.ppo import PpoCfg, PpoTeacher
+from robokd.teachers.sb3 import Sb3Cfg, Sb3Teacher
 
 if TYPE_CHECKING:
     from robokd.config import TeachConfig
 
 
+class Learner(Protocol):
+    """An algorithm that learns in an environment, an iteration at a time."""
+
+    def learn(self, iteration: int) -> tuple[dict[str, float], int]:
+        """Collect and learn once; return what is to be logged, and how many samples were learned from."""
+        ...
+
+    def teacher(self) -> PpoTeacher | Sb3Teacher:
+        """Return the teacher as it now is."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return all that decides what follows but the environments, as tensors and plain python."""
+        ...
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Return to a state, in environments that have returned to theirs."""
+        ...
+
+
 def teach(config: TeachConfig, resume: Run | None = None) -> Path:
     """Train a teacher and return the path of its summary."""
-    begin(config.seed, config.threads)
-    settings: PpoCfg = config.teacher
+    settings: PpoCfg | Sb3Cfg = config.teacher
+    if is_shared := isinstance(settings, PpoCfg):
+        ranks.join(config.device)
+    begin(config.seed, config.threads, alone=not is_shared)
     groups = tuple(dict.fromkeys((*settings.actor_groups, *settings.critic_groups)))
     env = build_env(config, groups, "train")
     validation = build_env(config, settings.actor_groups, "validation", num_envs=settings.evaluate_episodes)
-    algorithm = settings.algorithm(env.get_observations(), env.num_actions, config.device)
-    run = resume or create_run(config, "teach")
+    learner = _learner(config, env)
+    run = resume or Run.open(ranks.first(lambda: create_run(config, "teach").path))
     env.failures = run.path / "failures"
 
     def validate() -> Outcomes:
-        return rollout(
-            validation, PpoTeacher(algorithm.actor, settings.actor_groups), settings.evaluate_episodes
-        )
+        return rollout(validation, learner.teacher(), settings.evaluate_episodes)
 
     extra = {"contract": contract(env, settings.actor_groups)}
-    totals = optimise(env, algorithm, settings, run, validate, extra)
-    return run.write_summary({**totals, **shared_fields(config)})
+    totals = train(env, learner, settings, run, validate, extra)
+    if ranks.is_first():
+        run.write_summary({**totals, **shared_fields(config)})
+    ranks.wait()
+    return run.summary_path
+
+
+def _learner(config: TeachConfig, env: TaskEnv) -> Learner:
+    """Return what learns, with fresh networks."""
+    settings: PpoCfg | Sb3Cfg = config.teacher
+    if isinstance(settings, PpoCfg):
+        algorithm = share(settings.algorithm(env.get_observations(), env.num_actions, config.device))
+        return PpoLearner(env, algorithm, settings)
+    try:
+        from robokd.learn.sb3 import Sb3Learner
+    except ModuleNotFoundError as error:
+        cure = "pip install 'robokd[train]'"
+        raise UserError(f"teacher=sb3 needs stable-baselines3 ({error}): {cure}") from None
+    return Sb3Learner(env, settings, config.seed, config.device)
 
 
 def optimise(
@@ -59,33 +101,34 @@ def optimise(
     validate: Callable[[], Outcomes],
     extra: dict[str, Any],
 ) -> dict[str, Any]:
-    """PPO until the validation success or the iterations are reached; returns the totals for the summary.
+    """See train, of rsl_rl's PPO."""
+    return train(env, PpoLearner(env, algorithm, settings), settings, run, validate, extra)
+
+
+def train(
+    env: VecEnv,
+    learner: Learner,
+    settings: PpoCfg | Sb3Cfg,
+    run: Run,
+    validate: Callable[[], Outcomes],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    """Learn until the validation success or the iterations are reached; returns the totals for the summary.
 
     Resumes from the run's last checkpoint, if it has one. `extra` goes into every checkpoint.
     """
-    totals = _restore(run, env, algorithm)
+    totals = _restore(run, env, learner)
     is_best = False
-    steps = settings.steps_per_iteration * env.num_envs
     with Progress(settings.iterations, "iterations", start=totals["iteration"]) as bar:
         while totals["iteration"] < settings.iterations and not totals["stopped"]:
-            started = time.perf_counter()
-            stats = _collect(env, algorithm, settings.steps_per_iteration)
-            collected = time.perf_counter()
-            # a cold critic would spoil a good actor; without gradients the optimiser leaves it alone
-            algorithm.actor.requires_grad_(totals["iteration"] >= settings.critic_warmup)
-            losses = algorithm.update()
+            row, samples = learner.learn(totals["iteration"])
             totals["iteration"] += 1
-            totals["env_steps"] += steps
-            totals["grad_samples"] += steps * settings.epochs
+            totals["env_steps"] += settings.steps_per_iteration * env.num_envs * ranks.world()
+            totals["grad_samples"] += samples
+            row["env_steps"] = totals["env_steps"]
             iteration, finished = totals["iteration"], totals["iteration"] == settings.iterations
-            row = {
-                **stats, **{f"loss/{name}": value for name, value in losses.items()},
-                "env_steps": totals["env_steps"], "learning_rate": algorithm.learning_rate,
-                "action_std": _action_std(algorithm),
-                "time/collect_s": collected - started, "time/learn_s": time.perf_counter() - collected,
-            }  # fmt: skip
             if iteration % settings.evaluate_every == 0 or finished:
-                outcomes = validate()
+                outcomes = ranks.first(validate)
                 row |= {f"validation/{name}": value for name, value in outcomes.means().items()}
                 score = [outcomes.success.mean().item(), outcomes.returns.mean().item()]
                 is_best = score > totals["best"]
@@ -94,17 +137,57 @@ def optimise(
                 totals["saturation"] = outcomes.saturation
                 totals["validation_steps"] += outcomes.env_steps
                 totals["validation_frames"] += outcomes.frames
-            run.log(iteration, row)
+            if ranks.is_first():
+                run.log(iteration, row)
             if iteration % settings.evaluate_every == 0 or finished:
-                run.save_checkpoint(iteration, _state(env, algorithm, totals, extra), best=is_best)
-            bar.advance(1, success=row.get("validation/success"), reward=stats["reward"])
+                state = _state(env, learner, totals, extra)
+                if ranks.is_first():
+                    run.save_checkpoint(iteration, state, best=is_best)
+            bar.advance(1, success=row.get("validation/success"), reward=row["reward"])
     return {
         "env_steps": totals["env_steps"] + totals["validation_steps"],
         "training_env_steps": totals["env_steps"], "grad_samples": totals["grad_samples"],
-        "frames_rendered": env.frames_rendered + totals["validation_frames"],
-        "iterations": totals["iteration"], "episodes": env.episodes_ended, "diverged": env.episodes_diverged,
+        "frames_rendered": ranks.count(env.frames_rendered) + totals["validation_frames"],
+        "iterations": totals["iteration"], "episodes": ranks.count(env.episodes_ended),
+        "diverged": ranks.count(env.episodes_diverged),
         "validation_success": totals["best"][0], "action_saturation": totals["saturation"],
     }  # fmt: skip
+
+
+class PpoLearner:
+    """The Learner protocol over rsl_rl's PPO; its state is what rsl_rl's runner reads, and random state."""
+
+    def __init__(self, env: VecEnv, algorithm: PPO, settings: PpoCfg) -> None:
+        self.env, self.algorithm, self.settings = env, algorithm, settings
+
+    def learn(self, iteration: int) -> tuple[dict[str, float], int]:
+        """See Learner."""
+        started = time.perf_counter()
+        stats = _collect(self.env, self.algorithm, self.settings.steps_per_iteration)
+        collected = time.perf_counter()
+        # a cold critic would spoil a good actor; without gradients the optimiser leaves it alone
+        self.algorithm.actor.requires_grad_(iteration >= self.settings.critic_warmup)
+        losses = ranks.averaged(self.algorithm.update())
+        row = {
+            **stats, **{f"loss/{name}": value for name, value in losses.items()},
+            "learning_rate": self.algorithm.learning_rate, "action_std": _action_std(self.algorithm),
+            "time/collect_s": collected - started, "time/learn_s": time.perf_counter() - collected,
+        }  # fmt: skip
+        samples = self.settings.steps_per_iteration * self.env.num_envs * self.settings.epochs
+        return row, samples * ranks.world()
+
+    def teacher(self) -> PpoTeacher:
+        """See Learner."""
+        return PpoTeacher(self.algorithm.actor, self.settings.actor_groups)
+
+    def state(self) -> dict[str, Any]:
+        """See Learner."""
+        return {**self.algorithm.save(), "infos": None, "rng": torch.get_rng_state()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """See Learner."""
+        self.algorithm.load(saved, None, strict=True)
+        torch.set_rng_state(saved["rng"])
 
 
 def _collect(env: VecEnv, algorithm: PPO, steps: int) -> dict[str, float]:
@@ -125,11 +208,11 @@ def _collect(env: VecEnv, algorithm: PPO, steps: int) -> dict[str, float]:
             ):
                 sums[name] = sums.get(name, 0.0) + value
         algorithm.compute_returns(obs)
-    ended = max(sums["episodes"].item(), 1.0)
+    found = ranks.summed(sums)
     return {
-        "reward": sums["reward"].item() / steps,
-        "success": sums["successes"].item() / ended,
-        "saturation": sums["saturation"].item() / steps,
+        "reward": found["reward"] / steps / ranks.world(),
+        "success": found["successes"] / max(found["episodes"], 1.0),
+        "saturation": found["saturation"] / steps / ranks.world(),
     }
 
 
@@ -139,17 +222,19 @@ def _action_std(algorithm: PPO) -> float:
     return noise.std.mean().item()
 
 
-def _state(env: VecEnv, algorithm: PPO, totals: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint: what rsl_rl's runner reads, and what an exact resume needs."""
+def _state(env: VecEnv, learner: Learner, totals: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint: the learner's state, and what else an exact resume needs."""
     return {
-        **algorithm.save(), "iter": totals["iteration"], "infos": None,
-        "env": env.snapshot(), "rng": torch.get_rng_state(), "totals": totals, **extra,
+        **learner.state(), "iter": totals["iteration"], "env": ranks.joined(env.snapshot()),
+        "totals": totals, **extra,
     }  # fmt: skip
 
 
-def _restore(run: Run, env: VecEnv, algorithm: PPO) -> dict[str, Any]:
+def _restore(run: Run, env: VecEnv, learner: Learner) -> dict[str, Any]:
     """Return the totals so far, everything else restored; of a fresh run, zeros and staggered episodes."""
-    run.rewind()
+    if ranks.is_first():
+        run.rewind()
+    ranks.wait()
     if not run.has_checkpoint("last"):
         share = env.draws.uniform("stagger", env.state.episode_id, 0, 1)[:, 0]
         env.episode_length_buf = (share * env.max_episode_length / 2).long()
@@ -158,16 +243,17 @@ def _restore(run: Run, env: VecEnv, algorithm: PPO) -> dict[str, Any]:
             "stopped": False, "saturation": 0.0, "validation_steps": 0, "validation_frames": 0,
         }  # fmt: skip
     saved = run.load_checkpoint("last")
-    algorithm.load(saved, None, strict=True)
-    env.restore(saved["env"])
-    torch.set_rng_state(saved["rng"])
+    env.restore(ranks.divided(saved["env"]))
+    learner.restore(saved)
     return saved["totals"]
 
 
-def load_teacher(run: Run, checkpoint: str, env: VecEnv) -> PpoTeacher:
+def load_teacher(run: Run, checkpoint: str, env: VecEnv) -> PpoTeacher | Sb3Teacher:
     """Return the frozen teacher of a teach run, refused if env is not what it was made for."""
     saved = run.load_checkpoint(checkpoint)
     check_contract(saved["contract"], env, f"the teacher of {run.path}")
-    settings: PpoCfg = load("teach", run.config).teacher
-    rows = {group: torch.zeros(1, env.obs_specs[group].size) for group in settings.actor_groups}
+    settings: PpoCfg | Sb3Cfg = load("teach", run.config).teacher
+    rows = {
+        group: torch.zeros(1, env.obs_specs[group].size, device=env.device) for group in settings.actor_groups
+    }
     return settings.build(TensorDict(rows, batch_size=[1]), env.num_actions, saved)

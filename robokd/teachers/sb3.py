@@ -1,11 +1,12 @@
-"""A stable-baselines3 zip (PPO, A2C, SAC, TD3, DDPG with MlpPolicy) as a frozen teacher, without its library.
+"""stable-baselines3's PPO, A2C, SAC, TD3 or DDPG with MlpPolicy as a frozen teacher, without its library.
 
     PPO, A2C    a = clip(action_net(policy_net(o)), -1, 1)       value = value_net(value_net(o))
     SAC         a = tanh(mu(latent_pi(o)))
     TD3, DDPG   a = tanh(mu(o))                                  o: (N, D) -> a: (N, A), value: (N,)
 
-Of the zip, `policy.pth` is read with weights_only, and plain fields of the JSON `data` as text; what is
-pickled in it stays so. A squashed Gaussian's log_std is that of its linearisation: log_std + log(1 - a^2).
+It is of a zip or of a teach run, which trained it (see sb3_training). Of a zip, `policy.pth` is read with
+weights_only, and plain fields of the JSON `data` as text; what is pickled in it stays so. A squashed
+Gaussian's log_std is that of its linearisation: log_std + log(1 - a^2).
 Source: stable-baselines3 2.9, `ActorCriticPolicy`, `sac.policies.Actor`, `td3.policies.Actor`,
 `StateDependentNoiseDistribution` (gSDE), `VecNormalize`.
 Shapes: N environments, D numbers of all groups, A action dimensions.
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from robokd import UserError
 from robokd.registry import register, unknown
 from robokd.teachers.base import Place, TeacherOutput
+from robokd.teachers.sb3_training import Sb3Training
 from robokd.teachers.weights import (
     check_actions,
     check_width,
@@ -58,12 +60,31 @@ NUMBERS = {"mean", "variance", "epsilon", "clip"}
 
 @register("teacher", "sb3")
 @dataclass(kw_only=True)
-class Sb3Cfg:
-    """A stable-baselines3 zip: PPO, A2C, SAC, TD3 or DDPG with MlpPolicy."""
+class Sb3Cfg(Sb3Training):
+    """PPO, SAC or TD3 by stable-baselines3: trained by teach; for distill, a zip of it or of A2C or DDPG."""
 
-    path: str = ""  # of the zip
+    path: str = ""  # distill: of the zip
     groups: tuple[str, ...] = ("proprio", "privileged")  # that it reads, in the order it was trained with
-    normalizer: str = ""  # .npz or .json with mean, variance [, epsilon, clip] of VecNormalize; empty = none
+    normalizer: str = ""  # distill: .npz or .json with mean, variance [, epsilon, clip] of VecNormalize
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.groups:
+            raise ValueError("teacher.groups must name at least one observation group, got none")
+        if twice := [group for group in self.groups if self.groups.count(group) > 1]:
+            raise ValueError(f"teacher.groups names {twice[0]!r} twice")
+        if self.path and (told := self.told()):
+            raise ValueError(f"teacher.{told[0]} is of training; teacher.path={self.path} is opened as it is")
+
+    @property
+    def actor_groups(self) -> tuple[str, ...]:
+        """The groups that a policy trained by teach acts on."""
+        return self.groups
+
+    @property
+    def critic_groups(self) -> tuple[str, ...]:
+        """The groups that its critic reads: the same."""
+        return self.groups
 
     def reads(self, task: Any) -> tuple[str, ...]:  # noqa: ANN401  (see OpenCfg)
         """See OpenCfg."""
@@ -71,7 +92,7 @@ class Sb3Cfg:
 
     def files(self) -> tuple[str, ...]:
         """Return what it is read from."""
-        return (self.path, self.normalizer) if self.normalizer else (self.path,)
+        return tuple(path for path in (self.path, self.normalizer) if path)
 
     def open(self, place: Place) -> Sb3Teacher:
         """See OpenCfg."""
@@ -91,6 +112,17 @@ class Sb3Cfg:
         if self.normalizer:
             normalizer = Normalizer(_numbers(self.normalizer, actor.size), actor.size).to(place.device)
         return Sb3Teacher(actor.to(place.device), self.groups, normalizer)
+
+    def build(self, obs: TensorDict, num_actions: int, tensors: dict[str, Any]) -> Sb3Teacher:
+        """Return the frozen teacher of a teach run's checkpoint; obs fixes the widths of its groups."""
+        device, owner = obs[self.groups[0]].device, "the checkpoint"
+        actor = build_actor(tensors["model"]["policy"], PLAIN, owner)
+        check_actions(actor.mean.out_features, num_actions, owner)
+        normalizer = None
+        if (saved := tensors["normalizer"]) is not None:
+            numbers = {name: np.asarray(value, np.float64) for name, value in saved.items()}
+            normalizer = Normalizer(numbers, actor.size).to(device)
+        return Sb3Teacher(actor.to(device), self.groups, normalizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +162,11 @@ class Facts:
             uses_sde=fields.get("use_sde") is True, squashes=kwargs.get("squash_output") is True,
             clip_mean=float(limit), bounds=frozenset(bounds),
         )  # fmt: skip
+
+
+PLAIN = Facts(  # what teach trains
+    activation="", uses_sde=False, squashes=False, clip_mean=CLIP_MEAN, bounds=frozenset((-1.0, 1.0))
+)
 
 
 class Actor(nn.Module):
