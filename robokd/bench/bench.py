@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robokd import UserError
-from robokd.bench import collect, distill, policy, render
+from robokd.bench import collect, distill, policy, render, sim, teach
 from robokd.bench.row import Effort, LeftOut, Row
 from robokd.cores import cores
 from robokd.files import to_json, writable, write_atomic
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from robokd.config import BenchConfig
     from robokd.run import Run
 
-WHAT = {"render": render.rows, "collect": collect.rows, "distill": distill.rows, "policy": policy.rows}
+WHAT = {
+    "render": render.rows,
+    "collect": collect.rows,
+    "distill": distill.rows,
+    "policy": policy.rows,
+    "sim": sim.rows,
+    "teach": teach.rows,
+}
 PACKAGES = ("robokd", "numpy", "mujoco", "numba", "torch")
 _NAME = 56  # width of the column
 

@@ -112,20 +112,36 @@ class LeftOut:
     why: str
 
 
-def in_turn(
-    ours: Callable[[], object], peer: Callable[[], object], effort: Effort
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the CPU seconds of a call of each, (repeats,) twice; whatever slows the machine slows both.
+def cpu_seconds(call: Callable[[], object], count: int) -> float:
+    """Return the CPU seconds of one of `count` calls, of all threads of this process."""
+    begin = time.process_time()
+    for _ in range(count):
+        call()
+    return (time.process_time() - begin) / count
 
-    CPU time of the whole process, not wall time: OpenGL in software has threads of its own.
-    """
+
+def wall_seconds(call: Callable[[], object], count: int) -> float:
+    """Return the wall seconds of one of `count` calls: for who has other processes work for him."""
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - begin) / count
+
+
+def in_turn(
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    effort: Effort,
+    seconds: Callable[[Callable[[], object], int], float] = cpu_seconds,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the seconds of a call of each, (repeats,) twice; whatever slows the machine slows both."""
     sides = ours, peer
     counts = []
     for side in sides:
         side()  # compiles, and touches its memory for the first time
-        counts.append(max(1, math.ceil(effort.burst_s / max(_cpu_seconds(side, 1), 1e-9))))
+        counts.append(max(1, math.ceil(effort.burst_s / max(seconds(side, 1), 1e-9))))
     turns = [
-        [_cpu_seconds(side, count) for side, count in zip(sides, counts, strict=True)]
+        [seconds(side, count) for side, count in zip(sides, counts, strict=True)]
         for _ in range(effort.repeats)
     ]
     first, second = zip(*turns, strict=True)
@@ -135,10 +151,3 @@ def in_turn(
 def per(seconds: Sequence[float], count: int) -> tuple[float, ...]:
     """Return microseconds each of `count` things that take so many seconds together."""
     return tuple(1e6 * one / count for one in seconds)
-
-
-def _cpu_seconds(call: Callable[[], object], count: int) -> float:
-    begin = time.process_time()
-    for _ in range(count):
-        call()
-    return (time.process_time() - begin) / count
