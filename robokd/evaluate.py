@@ -7,6 +7,7 @@ environments.
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,11 +85,15 @@ def check_spaces(spaces: Sequence[str]) -> None:
             raise UserError(unknown("space of parameters", space, SPACES))
 
 
-def check_policy(config: EvaluateConfig, run: Run) -> None:
-    """Raise UserError, before anything is begun, where the policy of a run does not fit the config's task."""
+def check_policy(config: EvaluateConfig, run: Run) -> bool:
+    """Return whether the task has parameters, of which something could be held out.
+
+    Raises UserError, before anything is begun, where the policy of a run does not fit the config's task.
+    """
     env = build_env(config, policy_groups(run), "test", num_envs=1)
     load_policy(run, config.checkpoint, env)
     env.close()
+    return bool(env.task.parameters())
 
 
 def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
@@ -98,10 +103,12 @@ def evaluate(config: EvaluateConfig, resume: Run | None = None) -> Path:
     baseline = Run.open(config.baseline) if config.baseline else None
     parents = [parent, baseline] if baseline else [parent]
     check_spaces(config.spaces)
-    for one in parents:
-        check_policy(config, one)
+    has_unseen = all([check_policy(config, one) for one in parents])
+    wanted = ("seen", *(config.spaces if has_unseen else ()))
+    if not has_unseen and set(config.spaces) - {"seen"}:
+        print(f"nothing is held out of task={config.task.name}: only seen is judged", file=sys.stderr)
     run = resume or create_run(config, "evaluate", parents)
-    spaces = {space: _judge(config, parent, space) for space in dict.fromkeys(("seen", *config.spaces))}
+    spaces = {space: _judge(config, parent, space) for space in dict.fromkeys(wanted)}
     seen = spaces["seen"]
     summary: dict[str, Any] = {
         **shared_fields(config), "policy": parent.stage,

@@ -67,6 +67,8 @@ def _names(config: LookConfig) -> tuple[str, ...]:
         raise UserError("cameras must name at least one camera, or all, got none")
     known = build_env(config, (), "test", num_envs=1)
     known.close()
+    if not known.camera_specs:
+        raise UserError(f"task={config.task.name} has no camera to look through")
     if config.cameras == ("all",):
         return tuple(known.camera_specs)
     check_groups(config.cameras, {}, known.camera_specs)

@@ -50,13 +50,15 @@ def play(config: PlayConfig, resume: Run | None = None) -> Path:
 def record(config: PlayConfig, run: Run, episodes: int) -> Film:
     """Return the film of episodes 0 .. episodes-1 of the test stream, one world, one after the other."""
     groups = policy_groups(run)
-    env = build_env(config, tuple(dict.fromkeys((*groups, OUTSIDE, *config.cameras))), "test", num_envs=1)
+    known = build_env(config, (), "test", num_envs=1)
+    known.close()
+    outside = [OUTSIDE] if OUTSIDE in known.camera_specs else []
+    shown = dict.fromkeys((*outside, *groups, *config.cameras))
+    env = build_env(config, tuple(shown), "test", num_envs=1)
     policy = load_policy(run, config.checkpoint, env)
-    cameras = [
-        env.camera_specs[name]
-        for name in dict.fromkeys((OUTSIDE, *groups, *config.cameras))
-        if name in env.camera_specs
-    ]
+    cameras = [env.camera_specs[name] for name in shown if name in env.camera_specs]
+    if not cameras:
+        raise UserError(f"task={config.task.name} has no camera to film with")
     film = Film(frames=[], success=[], rate_hz=1 / env.action_spec.control_dt)
     for episode in range(episodes):
         obs, extras = env.reset(torch.tensor([episode])), {}

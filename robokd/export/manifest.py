@@ -158,6 +158,8 @@ class _Check:
         return spec
 
     def action(self, action: ActionSpec) -> None:
+        if not action.is_decoded:
+            self.refuse("action.mode", f"is {action.mode!r}: no joint targets that a robot could be sent")
         if not all(action.names) or len(set(action.names)) != action.size:
             self.refuse("action.names", f"wants names of joints, each once, got {action.names!r:.60}")
         if any(low >= high for low, high in zip(action.position_lower, action.position_upper, strict=True)):

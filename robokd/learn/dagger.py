@@ -379,6 +379,7 @@ class Dagger:
         self.env.restore(own["env"])
         self.totals.update(saved["totals"])
         self.policy.state.update(own["memory"])
+        self.policy.reset(self.env.state.step == 0)  # worlds that are not ours begin their episodes afresh
         torch.set_rng_state(saved["rng"])
         if self.rewards is not None:
             self.rewards.load_state_dict(saved["rewards"])

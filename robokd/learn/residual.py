@@ -137,7 +137,9 @@ class ResidualEnv:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """See VecEnv."""
         self.inner.restore(snapshot["inner"])
-        self._student_state = TensorDict(snapshot["student"], batch_size=[self.num_envs])
+        saved = TensorDict(snapshot["student"], batch_size=[self.num_envs])
+        # worlds that are not ours begin their episodes afresh
+        self._student_state = self.student.reset(saved, self.inner.state.step == 0)
         self._observations = self._extend(self.inner.get_observations())
 
     def _extend(self, obs: TensorDict) -> TensorDict:

@@ -76,7 +76,6 @@ def test_every_teacher_that_is_opened_teaches_without_a_parent(task, name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-@pytest.mark.parametrize("task", TASKS)
-def test_every_experiment_composes_and_reads_back(task, name):
-    made = compose("pipeline", [f"task={task}", f"experiment={name}"])
+def test_every_experiment_composes_and_reads_back(name):
+    made = compose("pipeline", ["task=reach", f"experiment={name}"])
     assert load("pipeline", dump(made)) == made
