@@ -3,13 +3,14 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 VENV ?= .venv
 PYTHON ?= python3
+ISAACLAB_PYTHON ?= python3.12
 PIP := $(VENV)/bin/python -m pip install --quiet -c constraints.txt
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
 LOSSES := drop,delay,duplicate,reorder,freeze,clock_jump,bit_flip
 ENDINGS := nan,policy_kill,policy_stop,camera_kill,camera_stop,guard_kill,guard_stop,disconnect,disk_full
 
-.PHONY: help demo test test-slow soak format lint types build
+.PHONY: help demo test test-slow test-isaaclab test-mjlab soak format lint types build
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +37,18 @@ test: $(DEV_STAMP)  ## what every change must pass; CPU, minutes
 
 test-slow: $(DEV_STAMP)  ## the tests that take minutes each
 	$(VENV)/bin/python -m pytest -m slow
+
+test-isaaclab:  ## Isaac Lab's tasks as ours, in an environment of its own: Python 3.12, 8 GB
+	@test -x build/isaaclab/bin/python || $(ISAACLAB_PYTHON) -m venv build/isaaclab
+	build/isaaclab/bin/python -m pip install --quiet -e '.[train,isaaclab]' 'pytest>=8'
+	OMP_WAIT_POLICY=PASSIVE build/isaaclab/bin/python -m pytest -m '' tests/lab/test_isaaclab.py tests/lab/test_apart.py
+
+test-mjlab:  ## mjlab's tasks as ours, in an environment of its own: 2.4 GB
+	@test -x build/mjlab/bin/python || $(PYTHON) -m venv build/mjlab
+	build/mjlab/bin/python -m pip install --quiet torch mjlab==1.6.0 hydra-core onnxruntime 'cryptography>=43' mcap \
+		'onnx>=1.17' 'gymnasium>=1.0' rich matplotlib 'pytest>=8'
+	build/mjlab/bin/python -m pip install --quiet --no-deps -e .
+	OMP_WAIT_POLICY=PASSIVE build/mjlab/bin/python -m pytest -m '' tests/lab/test_mjlab.py
 
 soak: $(DEV_STAMP)  ## hours of faults and fuzzing; BUNDLE=… is what is deployed
 	@test -n "$(BUNDLE)" || (echo "make soak needs BUNDLE=<a bundle of robokd export>" && exit 2)

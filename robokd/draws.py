@@ -48,7 +48,7 @@ class Draws:
 
     def __init__(self, seed: int, stream: str) -> None:
         self.seed, self.stream = seed, stream
-        self._columns: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
+        self._columns: dict[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] = {}
         _key(seed, stream, "")
 
     def bits(self, names: dict[str, int], episode: Tensor, step: Tensor | int) -> Tensor:
@@ -87,8 +87,8 @@ class Draws:
             keys = [_key(self.seed, self.stream, name) for name in names]
             owner = [place for place, (_, size) in enumerate(rows) for _ in range(size)]
             index = [_signed((i + 1) * _GOLDEN % 2**64) for _, size in rows for i in range(size)]
-            whole = torch.int64
-            self._columns[cached] = tuple(
-                torch.tensor(row, dtype=whole, device=device) for row in (keys, owner, index)
+            key, place, own = (
+                torch.tensor(row, dtype=torch.int64, device=device) for row in (keys, owner, index)
             )
+            self._columns[cached] = key, place, own
         return self._columns[cached]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -45,6 +45,8 @@ Path = tuple[str, ...]  # the keys of a part of a nested observation, from the o
 @dataclass(kw_only=True)
 class GymnasiumCfg:
     """Any environment of gymnasium's with bounded continuous actions, by its id."""
+
+    suite: ClassVar[str] = "gymnasium"
 
     env_id: str = ""  # of gymnasium's registry, e.g. Pendulum-v1
     kwargs: dict[str, int | float | str | bool] = field(default_factory=dict)  # that it is made with

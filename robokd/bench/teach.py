@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from rsl_rl.runners import OnPolicyRunner
@@ -71,7 +72,8 @@ def _theirs(settings: PpoCfg, effort: Effort) -> OnPolicyRunner:
     }  # fmt: skip
     torch.manual_seed(effort.seed)
     with contextlib.redirect_stdout(io.StringIO()):  # its networks
-        return OnPolicyRunner(_env(settings, effort), config, log_dir=None, device="cpu")
+        env: Any = _env(settings, effort)  # conforms, and does not inherit
+        return OnPolicyRunner(env, config, log_dir=None, device="cpu")
 
 
 def _iterate(runner: OnPolicyRunner) -> None:

@@ -84,6 +84,10 @@ class JointWorlds(Worlds, Protocol):
         """Return the lowest and highest joint positions (A,) in rad that an episode may start from."""
         ...
 
+    def gains(self) -> dict[str, list[float] | None]:
+        """Return kp, kd and torque of each joint (A,), or None where they are not known."""
+        ...
+
 
 class ForeignTask:
     """What the stages ask of a task, as far as worlds that are not ours can tell."""

@@ -91,7 +91,11 @@ def teacher_outcomes(config: DistillConfig, teacher: Teacher) -> Outcomes:
     count = config.dagger.evaluate_episodes
     if isinstance(teacher, TwinTeacher):
         return Outcomes.ideal(count)
-    return rollout(build_env(config, teacher.inputs, "validation", num_envs=count), teacher, count)
+    env = build_env(config, teacher.inputs, "validation", num_envs=count)
+    try:
+        return rollout(env, teacher, count)
+    finally:
+        env.close()
 
 
 def validation(config: DistillConfig, student: StudentModule) -> Callable[[], Outcomes]:

@@ -63,7 +63,8 @@ def create_run(config: StageConfig, stage: str, parents: Sequence[Run] = ()) -> 
 
 def shared_fields(config: StageConfig) -> dict[str, str]:
     """Return what every summary says of the config."""
-    return {"task": config.task.name, "sim": config.sim.name, "device": config.device}
+    sim = getattr(config.task, "suite", config.sim.name)  # who else simulates brings his own
+    return {"task": config.task.name, "sim": sim, "device": config.device}
 
 
 def build_env(

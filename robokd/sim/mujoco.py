@@ -138,8 +138,8 @@ class MujocoSim:
         if count:
             where = f"{count} of {self.num_envs} worlds"
             raise UserError(
-                f"sim=mujoco had too little room for contacts or constraints in {where}, what follows is wrong: "
-                "raise the scene's size.memory"
+                f"sim=mujoco had too little room for contacts or constraints in {where}, "
+                "what follows is wrong: raise the scene's size.memory"
             )
 
     def snapshot(self) -> dict[str, Tensor]:
