@@ -379,16 +379,19 @@ def main(argv: list[str]) -> int:
 
 
 def _say_report(guard: Guard) -> None:
-    """Leave the account in the run's folder for whoever is still there, and tell the policy process."""
+    """Tell the policy process the account, and leave it in the run's folder for whoever is still there.
+
+    In this order: a busy disk takes seconds, and a guard that says nothing for one is given up.
+    """
     report = guard.report()
+    is_told = guard.channel.is_open and guard.channel.send(Kind.REPORT, **report)
     if guard.folder is not None:
         with contextlib.suppress(OSError):  # a full disk does not keep the robot from being let go
             write_atomic(guard.folder / ACCOUNT, to_json(report))
     deadline = time.monotonic() + ANSWER_S
-    while guard.channel.is_open and time.monotonic() < deadline:
-        if guard.channel.send(Kind.REPORT, **report):
-            return
+    while not is_told and guard.channel.is_open and time.monotonic() < deadline:
         time.sleep(0.01)
+        is_told = guard.channel.send(Kind.REPORT, **report)
 
 
 if __name__ == "__main__":

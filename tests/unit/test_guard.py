@@ -825,6 +825,21 @@ def test_the_account_of_a_run_of_many_troubles_fits_into_a_packet(bench):
     assert bench.rows(Kind.REPORT)
 
 
+def test_the_account_is_told_before_a_busy_disk_takes_its_time(bench, monkeypatch, tmp_path):
+    bench.stop()
+    bench.run()
+    bench.guard.folder, heard = tmp_path, []
+
+    def slow_write(*_):
+        bench.listen()
+        heard.append(len(bench.rows(Kind.REPORT)))
+
+    monkeypatch.setattr(guard_module, "write_atomic", slow_write)
+    guard_module._say_report(bench.guard)
+    bench.listen()
+    assert heard == [len(bench.rows(Kind.REPORT))] == [1]
+
+
 def test_hardware_is_not_armed_where_nothing_would_stop_it(bundle, monkeypatch):
     monkeypatch.setattr(arming, "check_trust", lambda *_, **__: None)
     config = SimpleNamespace(arm=True, robot=SimpleNamespace(name="steel"))
