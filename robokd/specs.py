@@ -237,8 +237,8 @@ def limit(
     step = limits.acceleration * dt
     # half a thousandth less, so that float32 rounding of the braking curve never costs acceleration
     brake = 0.9995 * limits.acceleration
-    rooms = xp.stack((limits.upper - anchor, anchor - limits.lower))
-    fastest_up, fastest_down = xp.minimum(limits.velocity, braking_rate(rooms, brake, dt, xp))
+    fastest_up = xp.minimum(limits.velocity, braking_rate(limits.upper - anchor, brake, dt, xp))
+    fastest_down = xp.minimum(limits.velocity, braking_rate(anchor - limits.lower, brake, dt, xp))
     wanted = xp.minimum(xp.maximum((target - anchor) / dt, -fastest_down), fastest_up)
     new_rate = xp.minimum(xp.maximum(wanted, rate - step), rate + step)
     new_target = xp.minimum(xp.maximum(anchor + new_rate * dt, limits.lower), limits.upper)

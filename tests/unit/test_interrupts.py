@@ -1,6 +1,8 @@
-"""The first interrupt ends a run, and none disturbs what then brings the robot to rest."""
+"""The first interrupt ends a run, and none disturbs what then brings the robot to rest.
 
-import os
+Raised in this very thread: a signal to the process may come to another thread of it, and later.
+"""
+
 import signal
 import time
 
@@ -19,11 +21,11 @@ def test_the_first_interrupt_raises_and_none_disturbs_the_cleaning_up(number, er
     def work():
         with one_interrupt():
             try:
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
                 time.sleep(1)
             finally:
                 for name in INTERRUPTS:
-                    os.kill(os.getpid(), name)  # again, out of impatience
+                    signal.raise_signal(name)  # again, out of impatience
                 time.sleep(0)
                 cleaned.append(True)
 
@@ -39,7 +41,7 @@ def test_who_is_deaf_cleans_up_and_hears_again_after_the_block():
     with one_interrupt():
         deafen()
         for name in INTERRUPTS:
-            os.kill(os.getpid(), name)
+            signal.raise_signal(name)
         time.sleep(0)
     assert [signal.getsignal(name) for name in INTERRUPTS] == before
 
@@ -48,7 +50,7 @@ def test_nohup_stays_what_it_is():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with one_interrupt():
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             time.sleep(0)
     finally:
         signal.signal(signal.SIGHUP, before)
