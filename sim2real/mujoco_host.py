@@ -20,6 +20,7 @@ import socket
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ class World:
         """Put the world to the start of an episode."""
         self.steps, self._has_diverged = 0, False
         self._take(self.env.reset(torch.tensor([episode])))
+
+    @property
+    def delay_s(self) -> float:
+        """How late the drives feel a target in this episode: the task's parameter, if it has that."""
+        drawn = self.env.state.episode.get("delay_s", None)
+        return 0.0 if drawn is None else float(drawn[0, 0])
 
     def hold(self) -> np.ndarray:
         """Return the joint targets (A,) that hold the start pose."""
@@ -155,7 +162,8 @@ class Host:
         self._frames = [np.zeros(1, frame_layout(spec)) for spec in specs]
         self._is_running, self._is_controlled = False, True
         self._begun_s = self._spoken_s = time.monotonic()  # of the substep due next; of what was last said
-        self._target, self._next, self._next_s = world.hold(), None, 0.0
+        self._target = world.hold()
+        self._coming: deque[tuple[float, np.ndarray]] = deque()  # when they are felt, and targets
         account.begin(-1, self._begun_s, self._target)  # before the first episode, it may be sent home
         self._sequence, self._live_until_s = 0, 0.0  # of the last command; see _is_live
         self.report: Path | None = None  # where the account is to be written
@@ -206,9 +214,9 @@ class Host:
             if late > world.dt * world.substeps:
                 self._begun_s += late
                 account.lose(late)
-            # a command counts from the substep's beginning that is nearest to its arrival
-            if self._next is not None and self._next_s <= self._begun_s + world.dt / 2:
-                self._target, self._next = self._next, None
+            # a command counts from the substep's beginning that is nearest to when it is felt
+            while self._coming and self._coming[0][0] <= self._begun_s + world.dt / 2:
+                _, self._target = self._coming.popleft()
             self._begun_s += world.dt
             has_seen = world.step(self._target)
             if self._is_running:
@@ -230,7 +238,7 @@ class Host:
         imu = {name: sensed[name] for name in IMU_CHANNELS if name in sensed}
         self.joints.send(
             Kind.JOINTS, captured_s=self._begun_s, position=sensed["joint_pos"], velocity=sensed["joint_vel"],
-            target=self._target if self._next is None else self._next, sequence=self._sequence,
+            target=self._coming[-1][1] if self._coming else self._target, sequence=self._sequence,
             imu_s=self._begun_s if imu else 0.0, **imu,
         )  # fmt: skip
 
@@ -246,7 +254,8 @@ class Host:
         self._take_commands()
         self.world.begin(episode)
         gc.collect()
-        self._target, self._next, self._next_s = self.world.hold(), None, 0.0
+        self._target = self.world.hold()
+        self._coming.clear()
         self._is_running = True
         self._begun_s = time.monotonic()
         self.account.begin(episode, self._begun_s, self._target)
@@ -278,7 +287,7 @@ class Host:
             self._sequence = command.sequence
             self.account.command(command, arrived_s)
             if np.isfinite(command.target).all():  # a drive would refuse it too
-                self._next, self._next_s = command.target, arrived_s
+                self._coming.append((arrived_s + self.world.delay_s, command.target))
                 self._live_until_s = arrived_s + SETTLE_S
 
 

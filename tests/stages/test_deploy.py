@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -389,6 +390,35 @@ def test_the_robot_moves_and_senses_as_the_training_environment_does(bundle, mak
         obs, *_ = env.step(torch.rand(1, 7, generator=generator) * 2 - 1)
         steps = [world.step(env.state.command[0].numpy()) for _ in range(world.substeps)]
         assert steps == [False] * (world.substeps - 1) + [True]
+
+
+def test_the_robot_feels_a_target_as_late_as_its_episode_says(bundle, tmp_path):
+    found = read_bundle(bundle).manifest["task_config"]
+    late = world_of(write(tmp_path / "late.robokd", task_config=found | {"delay_s": [0.012, 0.012]}))
+    late.begin(0)
+    assert late.delay_s == pytest.approx(0.012)
+    assert world_of(bundle).delay_s == 0
+    ours, theirs = pair()
+    account = MagicMock()
+    host = Host(MagicMock(), Channel(theirs, 7), socket.socketpair()[0], late, account)
+    host._is_running, host._begun_s = True, time.monotonic()
+    start, begun_s = late.hold(), host._begun_s
+    line = Channel(ours, 7)
+    felt = []
+    for number in (1, 2):  # the second is on its way before the first is felt
+        target = start + np.float32(0.01 * number)
+        line.send(
+            Kind.TARGET, stamp_s=0.0, sequence=number, origin=number, rung=1, step_s=0.04, target=target
+        )
+        host._take_commands()
+        arrived_s = account.command.call_args.args[1]
+        felt.append((arrived_s + 0.012, target))
+        time.sleep(0.005)
+    while time.monotonic() < begun_s + 0.06:
+        host._catch_up()
+        due = [target for when, target in felt if when <= host._begun_s - late.dt / 2]
+        assert np.array_equal(host._target, due[-1] if due else start)
+    assert np.array_equal(host._target, felt[-1][1])
 
 
 def test_the_robot_has_the_cameras_of_the_training_and_says_how_old_their_frames_are(tmp_path):
