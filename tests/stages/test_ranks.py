@@ -141,7 +141,7 @@ def test_two_processes_end_as_one_does(way, by_one, student, tmp_path):
     ("way", "before", "after"),
     [
         ("dagger by priority", 2, 1),
-        ("refine", 1, 2),
+        pytest.param("refine", 1, 2, marks=pytest.mark.slow),
         pytest.param("dagger by priority", 1, 2, marks=pytest.mark.slow),
         pytest.param("reward and twin", 2, 1, marks=pytest.mark.slow),
         pytest.param("teach", 2, 1, marks=pytest.mark.slow),

@@ -75,7 +75,11 @@ def test_a_sweep_that_is_resumed_leaves_finished_jobs_alone(swept, capsys):
 @pytest.mark.parametrize(
     ("plugin", "words"),
     [
-        ("hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        pytest.param(
+            "hydra_joblib_launcher",
+            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "hydra_submitit_launcher",
             ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=30"],

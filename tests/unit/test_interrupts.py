@@ -10,6 +10,14 @@ import pytest
 from robokd.sim2real.interrupts import INTERRUPTS, Terminated, deafen, one_interrupt
 
 
+@pytest.fixture(autouse=True)
+def hangups():
+    """Let SIGHUP be heard, also where these tests are run by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("number", "error"),
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated)],
