@@ -6,7 +6,7 @@ import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import mujoco
 import numpy as np
@@ -15,7 +15,7 @@ import robokd
 from robokd import UserError
 from robokd.config import dump
 from robokd.env.base import TaskEnv, contract
-from robokd.env.foreign import ForeignEnv
+from robokd.env.foreign import ForeignEnv, JointWorlds
 from robokd.export.manifest import LONGEST_AGE_S, QUATERNION_ORDER, UNITS, focal_px
 from robokd.export.parity import MEMORY, Sample, describe
 from robokd.export.sight import statistics
@@ -79,7 +79,11 @@ def robot(config: ExportConfig, env: TaskEnv) -> dict[str, Any]:
     """Return the robot's gains and limits; home is the middle of the start envelope."""
     names, start = env.action_spec.names, env.task.start_envelope()
     return {
-        **(env.worlds.gains() if isinstance(env, ForeignEnv) else gains(env.sim.model, names)),
+        **(
+            cast("JointWorlds", env.worlds).gains()
+            if isinstance(env, ForeignEnv)
+            else gains(env.sim.model, names)
+        ),
         **{name: _each_joint(name, getattr(config, name), names) for name in ("torque_rate", "jerk")},
         "home": [(low + high) / 2 for low, high in zip(*start, strict=True)],
         "quaternion_order": QUATERNION_ORDER,

@@ -128,7 +128,13 @@ def check_same(one: Run, other: Run) -> None:
     assert [one.read_summary()[name] for name in COSTS] == [other.read_summary()[name] for name in COSTS]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=[pytest.mark.slow] if way in ("reward and twin", "teach") else [])
+        for way in WAYS
+    ],
+)
 def test_two_processes_end_as_one_does(way, by_one, student, tmp_path):
     said = ended(start(2, words_of(way, student, tmp_path)))
     shared = only_run(tmp_path)
