@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from robokd import UserError
-from robokd.env.foreign import Outcome, Worlds
-from robokd.registry import load_plugins
+from robokd.env.base import Setup
+from robokd.env.foreign import ForeignEnv, Outcome, Worlds
+from robokd.registry import load_plugins, plugins
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec
 
 END_S = 20.0  # that the child has to free its worlds
@@ -166,6 +167,16 @@ def _end(link: Connection, child: SpawnProcess, log: str) -> None:
         child.join()
     link.close()
     Path(log).unlink(missing_ok=True)
+
+
+def opened(opener: Callable[[], Worlds], setup: Setup) -> ForeignEnv:
+    """Return the environment of worlds that `opener` builds in a child process; see Apart."""
+    worlds = Apart(opener, sorted(plugins()))
+    try:
+        return ForeignEnv(worlds, setup)
+    except BaseException:
+        worlds.close()
+        raise
 
 
 class _Shelf:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from robokd.tasks.apart import Apart
+from robokd.tasks.apart import opened
 from robokd.tasks.managed import check_installed
 
 from robokd import UserError
 from robokd.env.foreign import ForeignEnv, check_parts
-from robokd.registry import plugins, register
+from robokd.registry import register
 
 if TYPE_CHECKING:
     from robokd.env.base import Setup
@@ -89,12 +89,7 @@ class IsaacLabCfg:
         opener = partial(
             open_worlds, self, setup.num_envs, setup.device, seed=setup.draws.seed, ends=setup.ends
         )
-        worlds = Apart(opener, sorted(plugins()))
-        try:
-            return ForeignEnv(worlds, setup)
-        except BaseException:
-            worlds.close()
-            raise
+        return opened(opener, setup)
 
 
 def open_worlds(cfg: IsaacLabCfg, num_envs: int, device: str, *, seed: int, ends: bool) -> Worlds:

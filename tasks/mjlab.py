@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from robokd.tasks.apart import Apart
+from robokd.tasks.apart import opened
 from robokd.tasks.managed import (
     check_installed,
     check_success_term,
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from robokd import UserError
 from robokd.env.foreign import SEEDS, ForeignEnv, Outcome, check_parts
-from robokd.registry import plugins, register, unknown
+from robokd.registry import register, unknown
 from robokd.specs import CameraSpec
 
 if TYPE_CHECKING:
@@ -77,12 +77,7 @@ class MjlabCfg:
         if not self.env_id:
             raise UserError("task=mjlab needs task.env_id=…: the id of a task, e.g. Mjlab-Cartpole-Balance")
         opener = partial(Mjlab, self, setup.num_envs, setup.device, setup.draws.seed)
-        worlds = Apart(opener, sorted(plugins()))
-        try:
-            return ForeignEnv(worlds, setup)
-        except BaseException:
-            worlds.close()
-            raise
+        return opened(opener, setup)
 
 
 class Mjlab:

@@ -14,7 +14,7 @@ FOLDERS = {
     "configs": "robokd.configs",
 }
 FILE_LINES, FUNCTION_LINES, LOOP_LINES, PARAMETERS = 400, 50, 60, 8
-LOOPS = {"optimise", "train"}  # functions that read as an algorithm box
+LOOPS = {"train"}  # functions that read as an algorithm box
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 GROUND = {

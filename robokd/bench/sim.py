@@ -31,6 +31,8 @@ from robokd.vision.sensor import Corruption
 
 if TYPE_CHECKING:
     import mujoco
+    from gymnasium.vector import AsyncVectorEnv
+    from stable_baselines3.common.vec_env import SubprocVecEnv
 
     from robokd.tasks.reach import Reach, ReachCfg
 
@@ -63,11 +65,11 @@ def rows(effort: Effort) -> Iterator[Row | LeftOut]:
     begin(effort.seed, threads=cores())
     for body in (panda, quadrotor):
         gate = _gate(body, effort)
-        for pool in (_Async, _Subproc):
+        for name in BEGUN:
             try:
-                yield _pooled(body, pool, gate, effort)
+                yield _pooled(body, name, gate, effort)
             except ImportError as error:
-                yield LeftOut(name=f"{body.name}, beside {pool.name}", why=str(error))
+                yield LeftOut(name=f"{body.name}, beside {name}", why=str(error))
     yield LeftOut(name="beside EnvPool", why="it runs the models that it brings, none of ours")
     yield LeftOut(name="sim=mjwarp beside captured mujoco_warp.step", why="needs a GPU, not yet measured")
 
@@ -130,18 +132,12 @@ def _gate(body: Body, effort: Effort) -> Gate:
     )
 
 
-class _Async:
-    """gymnasium's pool of processes."""
+class _Pool:
+    """Processes that step plain environments, as gymnasium or stable-baselines3 pools them."""
 
-    name = "gymnasium's AsyncVectorEnv"
-
-    def __init__(self, make: Callable[[], plain.PlainEnv], count: int, seed: int) -> None:
-        from gymnasium.vector import AsyncVectorEnv
-
-        self._envs = AsyncVectorEnv([make] * count, context="spawn")
-        self._envs.reset(seed=seed)
-        self.count, self._draw = count, np.random.default_rng(seed)
-        self._shape = self._envs.action_space.shape
+    def __init__(self, begun: Begun, make: Callable[[], plain.PlainEnv], count: int, seed: int) -> None:
+        self._envs = begun([make] * count, seed)
+        self._draw, self._shape = np.random.default_rng(seed), (count, make().world.action.size)
 
     def step(self) -> None:
         """Step all."""
@@ -152,44 +148,44 @@ class _Async:
         self._envs.close()
 
 
-class _Subproc:
-    """stable-baselines3's pool of processes."""
+def _async(makers: list[Callable[[], plain.PlainEnv]], seed: int) -> AsyncVectorEnv:
+    from gymnasium.vector import AsyncVectorEnv
 
-    name = "stable-baselines3's SubprocVecEnv"
-
-    def __init__(self, make: Callable[[], plain.PlainEnv], count: int, seed: int) -> None:
-        from stable_baselines3.common.vec_env import SubprocVecEnv
-
-        self._envs = SubprocVecEnv([make] * count, start_method="spawn")
-        self._envs.seed(seed)
-        self._envs.reset()
-        self.count, self._draw = count, np.random.default_rng(seed)
-        self._shape = (count, *(self._envs.action_space.shape or ()))
-
-    def step(self) -> None:
-        """Step all."""
-        self._envs.step(self._draw.uniform(-1, 1, self._shape).astype(np.float32))
-
-    def close(self) -> None:
-        """End the processes."""
-        self._envs.close()
+    envs = AsyncVectorEnv(makers, context="spawn")
+    envs.reset(seed=seed)
+    return envs
 
 
-def _pooled(body: Body, pool: type[_Async | _Subproc], gate: Gate, effort: Effort) -> Row:
+def _subproc(makers: list[Callable[[], plain.PlainEnv]], seed: int) -> SubprocVecEnv:
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    envs = SubprocVecEnv(makers, start_method="spawn")
+    envs.seed(seed)
+    envs.reset()
+    return envs
+
+
+Begun = Callable[[list[Callable[[], plain.PlainEnv]], int], "AsyncVectorEnv | SubprocVecEnv"]
+BEGUN: dict[str, Begun] = {
+    "gymnasium's AsyncVectorEnv": _async, "stable-baselines3's SubprocVecEnv": _subproc
+}  # fmt: skip
+
+
+def _pooled(body: Body, name: str, gate: Gate, effort: Effort) -> Row:
     """Measure beside a pool of the size that does best."""
     costs = {}
     for count in POOLS:
-        with closing(pool(body.plain, count, effort.seed)) as tried:
+        with closing(_Pool(BEGUN[name], body.plain, count, effort.seed)) as tried:
             tried.step()
             costs[count] = min(wall_seconds(tried.step, 20) for _ in range(2)) / count
     best = min(costs, key=lambda count: costs[count])
     with (
         closing(body.env(effort.num_envs, effort.seed, cores())) as env,
-        closing(pool(body.plain, best, effort.seed)) as envs,
+        closing(_Pool(BEGUN[name], body.plain, best, effort.seed)) as envs,
     ):
         ours, theirs = in_turn(_stepping(env), envs.step, effort, wall_seconds)
     return Row(
-        name=f"{body.name}, all cores, beside {pool.name}", unit="us/step", bar=body.bar, gate=gate,
+        name=f"{body.name}, all cores, beside {name}", unit="us/step", bar=body.bar, gate=gate,
         peer_name=f"{best} processes, the best of {', '.join(map(str, POOLS))}; wall time",
         ours_all=per(ours, effort.num_envs), peer_all=per(theirs, best),
     )  # fmt: skip

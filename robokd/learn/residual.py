@@ -22,7 +22,7 @@ from robokd.learn.pupil import build_student, load_student, student_inputs
 from robokd.learn.rollout import Outcomes, rollout
 from robokd.learn.shared_ppo import share
 from robokd.learn.stage import begin, build_env, create_run, shared_fields
-from robokd.learn.teach import optimise
+from robokd.learn.teach import PpoLearner, train
 from robokd.nets.residual import BASE, FEATURES, RefinedPolicy, compose, with_base, zero_last_layer
 from robokd.run import Run
 from robokd.students.base import Student, StudentModule
@@ -43,7 +43,7 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
     asked = (*settings.actor_groups, *settings.critic_groups)
     wanted = tuple(group for group in asked if group not in (BASE, FEATURES))
     check_residual_groups(settings.actor_groups, seen, config.cameras)
-    inner = build_env(config, tuple(dict.fromkeys((*seen, *wanted))), "train")
+    inner = build_env(config, tuple(dict.fromkeys((*seen, *wanted))), "train", ends=False)  # as in teach
     student = load_student(parent, config.checkpoint, inner)
     env = ResidualEnv(inner, student, config.residual_scale, asked)
     algorithm = share(settings.algorithm(env.get_observations(), env.num_actions, config.device))
@@ -64,7 +64,7 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
         "student_config": parent.config,
         "latent_size": student.latent_size,
     }
-    totals = optimise(env, algorithm, settings, run, validate, extra)
+    totals = train(env, PpoLearner(env, algorithm, settings), settings, run, validate, extra)
     if ranks.is_first():
         run.write_summary({**totals, **shared_fields(config)})
     ranks.wait()

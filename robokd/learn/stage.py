@@ -74,14 +74,15 @@ def build_env(
     *,
     num_envs: int | None = None,
     space: str = "seen",
+    ends: bool = True,
 ) -> TaskEnv:
-    """Return the config's task with these groups; `stream` names whose draws it uses."""
+    """Return the config's task with these groups; `stream` names whose draws it uses, `ends` see Setup."""
     count = config.num_envs if num_envs is None else num_envs  # pyright: ignore[reportAttributeAccessIssue]
     own = ranks.share(count, "num_envs") if stream == "train" and num_envs is None else count
     first = ranks.rank() * own if own < count else 0
     setup = Setup(
         num_envs=own, groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
-        threads=ranks.own_threads(config.threads), first=first, total=count,
+        threads=ranks.own_threads(config.threads), first=first, total=count, ends=ends,
     )  # fmt: skip
     renderer, corrupt = getattr(config, "renderer", None), getattr(config, "corrupt", Corruption())
     return config.task.build(sim=config.sim, renderer=renderer, corrupt=corrupt, setup=setup)

@@ -62,7 +62,7 @@ def teach(config: TeachConfig, resume: Run | None = None) -> Path:
         ranks.join(config.device)
     begin(config.seed, config.threads, alone=not is_shared)
     groups = tuple(dict.fromkeys((*settings.actor_groups, *settings.critic_groups)))
-    env = build_env(config, groups, "train")
+    env = build_env(config, groups, "train", ends=not is_shared)  # of which rsl_rl's PPO makes no use
     validation = build_env(config, settings.actor_groups, "validation", num_envs=settings.evaluate_episodes)
     learner = _learner(config, env)
     run = resume or Run.open(ranks.first(lambda: create_run(config, "teach").path))
@@ -91,18 +91,6 @@ def _learner(config: TeachConfig, env: TaskEnv) -> Learner:
         cure = "pip install 'robokd[train]'"
         raise UserError(f"teacher=sb3 needs stable-baselines3 ({error}): {cure}") from None
     return Sb3Learner(env, settings, config.seed, config.device)
-
-
-def optimise(
-    env: VecEnv,
-    algorithm: PPO,
-    settings: PpoCfg,
-    run: Run,
-    validate: Callable[[], Outcomes],
-    extra: dict[str, Any],
-) -> dict[str, Any]:
-    """See train, of rsl_rl's PPO."""
-    return train(env, PpoLearner(env, algorithm, settings), settings, run, validate, extra)
 
 
 def train(
