@@ -8,9 +8,13 @@ GPU agree bit for bit on uniforms.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +40,15 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ _shift(bits, 31)
 
 
+@functools.cache
+def _kernel() -> Callable[..., None] | None:
+    """Return what draws the same numbers on a CPU in a fifth of the time, where numba is installed."""
+    try:
+        return importlib.import_module("robokd.draws_kernel").fill
+    except (ImportError, RuntimeError):  # without numba, or a folder where it can keep what it compiles
+        return None
+
+
 def _key(seed: int, stream: str, name: str) -> int:
     if stream not in STREAMS:
         raise ValueError(f"no stream named {stream!r}. Known: {', '.join(STREAMS)}")
@@ -59,11 +72,18 @@ class Draws:
         keys, owner, index = self._columns_of(names, episode.device)
         state = _mix((episode * _GOLDEN)[:, None] + keys)
         stride = (step * _GOLDEN)[:, None] if isinstance(step, Tensor) else _signed(step * _GOLDEN % 2**64)
-        return _mix(_mix(state + stride)[:, owner] + index)
+        mixed = _mix(state + stride)
+        return _mix((mixed if len(names) == 1 else mixed[:, owner]) + index)
 
     def uniforms(self, names: dict[str, int], episode: Tensor, step: Tensor | int) -> Tensor:
         """Return (N, D) float64, uniform on [0, 1), the columns of all names in one pass."""
-        return _shift(self.bits(names, episode, step), 11).double() * 2.0**-53
+        fill = _kernel() if episode.device.type == "cpu" else None
+        if fill is None:
+            return _shift(self.bits(names, episode, step), 11).double() * 2.0**-53
+        columns = [column.numpy() for column in self._columns_of(names, episode.device)]
+        out = np.empty((len(episode), len(columns[-1])))
+        fill(out, episode.numpy(), step.numpy() if isinstance(step, Tensor) else np.array([step]), *columns)
+        return torch.from_numpy(out)
 
     def uniform(self, name: str, episode: Tensor, step: Tensor | int, size: int) -> Tensor:
         """Return (N, size) float64, uniform on [0, 1)."""

@@ -7,10 +7,8 @@ Shapes: N worlds, A joints.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from robokd.env.base import Range, State
@@ -59,16 +57,15 @@ def parameters(cfg: DynamicsCfg, joints: int, control_dt: float) -> dict[str, Ra
     return found
 
 
-def write(values: dict[str, Tensor], state: State, mask: Tensor, dofs: Sequence[int]) -> None:
+def write(values: dict[str, Tensor], state: State, mask: Tensor, dofs: range) -> None:
     """Set the joints with these degrees of freedom in the worlds of mask from what was drawn."""
     for name, field in FIELDS.items():
         if name in values:
             whole = state.sim.get(field).clone()
-            whole[:, list(dofs)] = values[name].to(whole)
+            whole[:, dofs.start : dofs.stop] = values[name]
             state.sim.set(field, whole, mask)
     if "delay_s" in values:
-        old = state.episode.get("delay_s", torch.zeros_like(values["delay_s"], dtype=torch.float32))
-        state.episode["delay_s"] = torch.where(mask[:, None], values["delay_s"].float(), old)
+        state.episode["delay_s"] = values["delay_s"].float()
 
 
 def delayed(command: Tensor, state: State) -> Tensor:
@@ -77,6 +74,6 @@ def delayed(command: Tensor, state: State) -> Tensor:
     A drive that takes a target `delay_s` late feels the last one for that long. Source: Laakso et al. (1996),
     "Splitting the unit delay", eq. 39: of the first order, which keeps the mean over a step exact.
     """
-    if "delay_s" not in state.episode.keys():  # noqa: SIM118 - a TensorDict, not a dict
+    if "delay_s" not in state.episode:
         return command
     return command - state.episode["delay_s"] * state.rate

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Term
 if TYPE_CHECKING:
     import mujoco
 
-    from robokd.sim.base import SimCfg
+    from robokd.sim.base import Sim, SimCfg
     from robokd.vision.base import RendererCfg
     from robokd.vision.sensor import Corruption
 
@@ -96,6 +96,16 @@ class ReachCfg(DynamicsCfg):
         return native.build(Reach(self), sim=sim, renderer=renderer, corrupt=corrupt, setup=setup)
 
 
+class Seen(NamedTuple):
+    """Live views of a simulation."""
+
+    tip: Tensor  # (N, 3), m
+    position: Tensor  # (N, 7), rad
+    velocity: Tensor  # (N, 7), rad/s
+    fingers: Tensor  # (N, 2), m
+    gripper: Tensor  # (N, 2), m, what they are told: no view, always the same
+
+
 class Reach:
     """The Task protocol; see DESIGN for who calls what."""
 
@@ -105,7 +115,11 @@ class Reach:
     def __init__(self, cfg: ReachCfg) -> None:
         self.cfg = cfg
         self.horizon_s = cfg.horizon_s
+        # a differentiated encoder: its speed is several times noisier than its angle
+        self._noise = torch.tensor([1.0] * 7 + [5.0] * 7)
         self._home = torch.tensor(panda.HOME, dtype=torch.float64)
+        self._placed: dict[tuple[torch.device, str], Tensor] = {}
+        self._seen_of: tuple[Sim, Seen] | None = None
         self._reward = {
             name: getattr(cfg, f"{name}_weight") for name in ("distance", "near", "action", "action_rate")
         }
@@ -216,19 +230,15 @@ class Reach:
         sim, episode = state.sim, state.episode
         azimuth, radius, height = values["goal"].unbind(1)
         goal = torch.stack((radius * torch.cos(azimuth), radius * torch.sin(azimuth), height), 1)
-        column = mask[:, None]
-        noise = values["joint_noise"]
-        for name, value in (("goal", goal), ("stiffness", values["stiffness"]), ("joint_noise", noise)):
-            old = episode.get(name, torch.zeros_like(value, dtype=torch.float32))
-            episode[name] = torch.where(column, value.float(), old)
-        held = episode.get("held", torch.zeros(len(mask), dtype=torch.float64, device=mask.device))
-        episode["held"] = held.masked_fill(mask, 0.0)
+        stiffness, noise = values["stiffness"], values["joint_noise"]
+        for name, value in (("goal", goal), ("stiffness", stiffness), ("joint_noise", noise)):
+            episode[name] = value.float()  # of episodes that go on: what it was
+        held = episode.get("held", None)
+        episode["held"] = torch.zeros_like(azimuth) if held is None else held * ~mask
         sim.set("mocap_pos", goal[:, None, :], mask)
-        start = self._home.to(values["start"]) + values["start"]
-        qpos = sim.get("qpos").clone()
-        qpos[:, :7] = start
-        sim.set("qpos", qpos, mask)
-        self._set_gains(values["stiffness"], state, mask)
+        start = self._on(goal.device, "home", self._home) + values["start"]
+        sim.set("qpos", torch.cat((start, self._seen(sim).fingers), 1), mask)
+        self._set_gains(stiffness, state, mask)
         dynamics.write(values, state, mask, range(7))
         if state.is_seen:
             self._set_cameras(values, state, mask)
@@ -236,41 +246,38 @@ class Reach:
 
     def control(self, command: Tensor, state: State) -> Tensor:
         """Return the joint targets beside the gripper's, which stays half open."""
-        ctrl = state.sim.get("ctrl").clone()
-        ctrl[:, :7] = dynamics.delayed(command, state)
-        ctrl[:, 7:] = panda.GRIPPER_OPEN_M
-        return ctrl
+        gripper = self._seen(state.sim).gripper
+        return torch.cat((dynamics.delayed(command, state).to(gripper.dtype), gripper), 1)
 
     def progress(self, state: State, dt: float) -> None:
         """Count the time within the tolerance."""
-        inside = self.distance(state) <= self.cfg.tolerance_m
-        state.episode["held"] = torch.where(inside, state.episode["held"] + dt, 0.0)
+        distance, episode = self.distance(state), state.episode
+        episode["distance"] = distance  # which the reward asks for again
+        episode["held"] = (episode["held"] + dt) * (distance <= self.cfg.tolerance_m)
 
     def observe(self, group: str, state: State) -> Tensor:
         """See Task.observe. Joint noise is drawn afresh every control step."""
-        sim, episode = state.sim, state.episode
-        position, velocity = sim.get("qpos")[:, :7].float(), sim.get("qvel")[:, :7].float()
-        if group == "proprio":
-            noise = state.draws.normal("joint_noise", state.episode_id, state.step, 14).float()
-            noise = noise * episode["joint_noise"]
-            # a differentiated encoder: its speed is several times noisier than its angle
-            parts = (position + noise[:, :7], velocity + 5 * noise[:, 7:], state.rate)
-        elif group == "privileged":
-            tip = self._tip(state)
-            parts = (episode["goal"], tip, episode["goal"] - tip)
-        else:
-            parts = (position, velocity, episode["stiffness"], episode["held"].float()[:, None])
-        return torch.cat(parts, 1)
+        episode = state.episode
+        if group == "privileged":
+            tip, goal = self._tip(state), episode["goal"]
+            return torch.cat((goal, tip, goal - tip), 1)
+        seen = self._seen(state.sim)
+        joints = torch.cat((seen.position, seen.velocity), 1).float()
+        if group == "physics":
+            return torch.cat((joints, episode["stiffness"], episode["held"].float()[:, None]), 1)
+        noise = state.draws.normal("joint_noise", state.episode_id, state.step, 14).float()
+        scale = self._on(noise.device, "noise", self._noise)
+        return torch.cat((joints + noise * episode["joint_noise"] * scale, state.rate), 1)
 
     def reward(self, state: State) -> dict[str, Tensor]:
         """Return what is paid for nearness and success, and charged for large and jerky actions."""
-        distance, weight = self.distance(state), self._reward
-        change = state.action - state.previous_action
+        distance, weight = state.episode["distance"], self._reward
+        change, share = state.action - state.previous_action, distance / (1.5 * self.cfg.tolerance_m)
         return {
             "distance": -weight["distance"] * distance,
-            "near": weight["near"] * (torch.exp(-((distance / (1.5 * self.cfg.tolerance_m)) ** 2)) - 1),
-            "action": -weight["action"] * (state.action**2).mean(1),
-            "action_rate": -weight["action_rate"] * (change**2).mean(1),
+            "near": weight["near"] * (torch.exp(-share * share) - 1),
+            "action": -weight["action"] / 7 * (state.action * state.action).sum(1),
+            "action_rate": -weight["action_rate"] / 7 * (change * change).sum(1),
             "success": self.cfg.success_reward * self.success(state).float(),
         }
 
@@ -284,7 +291,8 @@ class Reach:
 
     def distance(self, state: State) -> Tensor:
         """Return tip to sphere centre (N,), m."""
-        return torch.linalg.vector_norm(state.episode["goal"] - self._tip(state), dim=1)
+        way = state.episode["goal"] - self._tip(state)
+        return (way * way).sum(1).sqrt()
 
     def script(self, observations: TensorDict) -> Tensor:
         """Return actions (N, 7) in [-1, 1] of a resolved-rate controller from the groups `script_groups`.
@@ -299,9 +307,10 @@ class Reach:
         angles = read["joint_pos"]
         jacobian = self._tip_jacobian(angles)
         square = jacobian @ jacobian.mT + SCRIPT_DAMPING_M**2 * torch.eye(3, device=angles.device)
-        home = SCRIPT_HOMING * (self._home.to(angles) - angles)
+        home = SCRIPT_HOMING * (self._on(angles.device, "home", self._home).to(angles) - angles)
         toward = SCRIPT_GAIN * read["goal_from_tip"] - _apply(jacobian, home)
-        step = home + _apply(jacobian.mT, torch.linalg.solve(square, toward))
+        # never singular, so nobody has to wait to learn whether it was
+        step = home + _apply(jacobian.mT, torch.linalg.solve_ex(square, toward).result)
         action = step / self.cfg.joint_step_rad
         return action / action.abs().amax(1, keepdim=True).clamp(min=1.0)
 
@@ -324,9 +333,12 @@ class Reach:
 
     def _tip_jacobian(self, angles: Tensor) -> Tensor:
         """Return how fast the tip moves with each joint, (N, 3, 7) in m/rad, at angles (N, 7)."""
-        offsets, turns = (value.to(angles) for value in self._links)
-        up = angles.new_tensor([0.0, 0.0, 1.0]).expand(len(angles), 3)  # every joint turns about its own z
-        turn = angles.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(len(angles), 4)
+        offsets, turns = (
+            self._on(angles.device, name, value).to(angles)
+            for name, value in zip(("offsets", "turns"), self._links, strict=True)
+        )
+        up, turn = (angles.new_zeros(len(angles), size) for size in (3, 4))
+        up[:, 2:], turn[:, :1] = 1.0, 1.0  # every joint turns about its own z
         origin, origins, axes = torch.zeros_like(up), [], []
         for i in range(7):
             origin = origin + geometry.rotate(turn, offsets[i].expand_as(up), torch)
@@ -338,27 +350,39 @@ class Reach:
         return torch.linalg.cross(torch.stack(axes, 1), tip[:, None] - torch.stack(origins, 1)).mT
 
     def _tip(self, state: State) -> Tensor:
-        return state.sim.get("site_xpos")[:, self._tip_id(state)].float()
+        return self._seen(state.sim).tip.float()
 
-    def _tip_id(self, state: State) -> int:
-        return state.sim.model.site("tip").id
+    def _seen(self, sim: Sim) -> Seen:
+        """Return live views of the simulation, made once."""
+        if self._seen_of is None or self._seen_of[0] is not sim:
+            tip = sim.get("site_xpos")[:, sim.model.site("tip").id]
+            angles, speeds, ctrl = (sim.get(name) for name in ("qpos", "qvel", "ctrl"))
+            gripper = torch.full_like(ctrl[:, 7:], panda.GRIPPER_OPEN_M)
+            self._seen_of = sim, Seen(tip, angles[:, :7], speeds[:, :7], angles[:, 7:], gripper)
+        return self._seen_of[1]
+
+    def _on(self, device: torch.device, name: str, value: Tensor) -> Tensor:
+        """Return a constant on a device; it is copied once, because a copy from the host waits."""
+        if (device, name) not in self._placed:
+            self._placed[device, name] = value.to(device)
+        return self._placed[device, name]
 
     def _set_gains(self, factor: Tensor, state: State, mask: Tensor) -> None:
-        for field, columns in (("actuator_gainprm", (0,)), ("actuator_biasprm", (1, 2))):
+        for field, columns in (("actuator_gainprm", slice(0, 1)), ("actuator_biasprm", slice(1, 3))):
             value = state.sim.get(field).clone()
-            for column in columns:
-                value[:, :7, column].mul_(factor)
+            value[:, :7, columns] *= factor[..., None]
             state.sim.set(field, value, mask)
 
     def _set_cameras(self, values: dict[str, Tensor], state: State, mask: Tensor) -> None:
         model = state.sim.model
         position, quaternion = state.sim.get("cam_pos").clone(), state.sim.get("cam_quat").clone()
         moved = ("front", "wrist")
-        cameras = [model.camera(name).id for name in moved]
         shift, tilt = torch.stack([values[f"camera_{name}"] for name in moved], 1).split(3, 2)
-        position[:, cameras] += shift
         turn = geometry.from_rotation_vector(tilt, torch)
-        quaternion[:, cameras] = geometry.multiply(quaternion[:, cameras], turn, torch).to(quaternion)
+        for place, name in enumerate(moved):  # one by one: a list of them would be copied to a GPU
+            index = model.camera(name).id
+            position[:, index] += shift[:, place]
+            quaternion[:, index] = geometry.multiply(quaternion[:, index], turn[:, place], torch)
         state.sim.set("cam_pos", position, mask)
         state.sim.set("cam_quat", quaternion, mask)
 

@@ -24,11 +24,13 @@ GROUND = {
 ROBOT = {"specs", "geometry", "intervals", "registry", "run", "files", "memory"}
 NEUTRAL = {"specs", "draws", "geometry", "registry", "schedule"}
 CONFIG = {"config", "schemas", "fields", "learning", "deploying", "overrides"}
-PARTS = {"teachers", "students", "losses", "curricula"}
-LEARNING = {*GROUND, *CONFIG, "sim", "vision", "env", "nets", *PARTS, "learn", "evaluate"}
+PARTS = {"teachers", "students", "losses"}
+LEARNING = {*GROUND, *CONFIG, "sim", "vision", "env", "nets", *PARTS, "curricula", "learn", "evaluate"}
 # part -> what it may import besides itself and the package's root; the longest name that fits a module counts
 MAY_IMPORT = {
     **{part: set() for part in GROUND},
+    "draws": {"draws_kernel"},
+    "draws_kernel": set(),
     "run": {"events", "files", "memory"},
     "deploying": {"fields"},
     "schemas": {"cores", "deploying", "fields", "learning"},
@@ -37,10 +39,11 @@ MAY_IMPORT = {
     "config": {"files", "registry", "specs", "schemas", "deploying", "overrides"},
     "sim": {*NEUTRAL, "memory"},
     "vision": {*NEUTRAL, "cores"},
-    "env": {"sim", "vision", *NEUTRAL},
+    "env": {"sim", "vision", "curricula", *NEUTRAL},
     "nets": {"specs"},
     # parts know each other's protocols only
     **{part: {"nets", "vision", "students.base", "teachers.base", *NEUTRAL} for part in PARTS},
+    "curricula": NEUTRAL,
     **{part: LEARNING | {"charts"} for part in ("learn", "evaluate", "doctor", "play", "look")},
     "bench": LEARNING | {"charts", "export", "sim2real.policy"},
     "charts": {"specs", "vision"},
@@ -68,6 +71,8 @@ MAY_IMPORT = {
         *(f"export.{name}" for name in ("bundle", "manifest", "parity", "sight")),
     },
     "sim2real.mujoco_host": {"env", "sim", "vision", "sim2real", *NEUTRAL, "files", "memory", *CONFIG},
+    "sim2real.body": {"env", *NEUTRAL},
+    "sim2real.foreign_world": {"env", "sim2real.body"},
     "configs": set(),
     "pipeline": LEARNING | {"export", "sim2real.interrupts", "sim2real.safety", "report"},
     "manual": {"registry", "schedule", *CONFIG},
@@ -92,7 +97,9 @@ WITHOUT_TORCH = (
     "geometry",
 )
 # runs in a process of its own; and what fits a simulation to a log, nowhere near a robot
-SIMULATING = {"sim2real.mujoco_host", "sim2real.identify", "sim2real.replica"}
+SIMULATING = {
+    "sim2real.mujoco_host", "sim2real.body", "sim2real.foreign_world", "sim2real.identify", "sim2real.replica"
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

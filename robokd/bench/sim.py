@@ -159,7 +159,7 @@ def _async(makers: list[Callable[[], plain.PlainEnv]], seed: int) -> AsyncVector
 def _subproc(makers: list[Callable[[], plain.PlainEnv]], seed: int) -> SubprocVecEnv:
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
-    envs = SubprocVecEnv(makers, start_method="spawn")
+    envs = SubprocVecEnv([*makers], start_method="spawn")
     envs.seed(seed)
     envs.reset()
     return envs

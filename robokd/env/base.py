@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     import mujoco
 
+    from robokd.curricula.base import CurriculumCfg, TaskSampler
     from robokd.sim.base import Sim
 
 SPACES = ("seen", "unseen", "unseen_all")
@@ -43,6 +43,7 @@ class Setup:
     first: int = 0  # number of the first environment's first episode, where other processes run some too
     total: int = 0  # environments of all processes; 0 = these are all
     ends: bool = True  # whether `terminal` is wanted of episodes that run out of time, see VecEnv.step
+    curriculum: CurriculumCfg | None = None  # who picks the episodes of training; None = all are alike
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:
@@ -62,6 +63,11 @@ class VecEnv(Protocol):
     camera_specs: dict[str, CameraSpec]
     draws: Draws
     state: State
+
+    @property
+    def sampler(self) -> TaskSampler | None:
+        """Who picks the episodes; None: the environment does so itself."""
+        ...
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -98,9 +104,10 @@ class VecEnv(Protocol):
         """Apply actions (N, A); finished environments begin their next episode.
 
         Returns (observations, reward (N,), done (N,) int64, extras). extras: `time_outs` (N,) bool, truncated
-        by the horizon; `success` (N,) bool of the step that ended or not; `episode` (N,) number of the
+        by the horizon; `success` (N,) bool of the step that ended or not; `episode_id` (N,) number of the
         episode that the step belongs to; `log` scalars; `terminal`, where an episode ran out of time and
-        Setup.ends, the 1-D groups of all environments before the next episodes begin.
+        Setup.ends, the 1-D groups of all environments before the next episodes begin. On a GPU `terminal` is
+        there in every step: nobody waits to learn whether an episode ran out of time.
         """
         ...
 
@@ -120,7 +127,14 @@ class TaskEnv(VecEnv, Protocol):
     sim: Sim
     groups: tuple[str, ...]  # that are emitted
     substeps: int  # physics steps in a control step
-    failures: Path | None  # where the state of a divergence or a NaN is saved
+
+    @property
+    def failures(self) -> Path | None:
+        """Folder where the state of a divergence or a NaN is saved; None: nowhere."""
+        ...
+
+    @failures.setter
+    def failures(self, value: Path | None) -> None: ...
 
     def close(self) -> None:
         """Free the worlds."""
@@ -134,10 +148,13 @@ class Range:
     low: tuple[float, ...]
     high: tuple[float, ...]
     unit: str
+    easy: float = 0.5  # where in the range episodes are easiest, 0 to 1: a curriculum begins there
 
     def __post_init__(self) -> None:
         if len(self.low) != len(self.high) or any(a > b for a, b in zip(self.low, self.high, strict=False)):
             raise ValueError(f"range needs low <= high of one length, got {self.low} and {self.high}")
+        if not 0 <= self.easy <= 1:
+            raise ValueError(f"easy must be in [0, 1], got {self.easy}")
 
 
 @dataclass
@@ -145,7 +162,7 @@ class State:
     """What a task's pure functions read: the simulation and the episodes, live."""
 
     sim: Sim
-    episode: TensorDict  # (N,) the task's own entries: goal, timers ...
+    episode: dict[str, Tensor]  # (N, ...) each, the task's own: goal, timers ...
     draws: Draws
     episode_id: Tensor  # (N,) int64
     step: Tensor  # (N,) int64 control steps since the episode began
@@ -154,10 +171,15 @@ class State:
     command: Tensor  # (N, A) last joint targets sent, rad
     rate: Tensor  # (N, A) their rate, rad/s
     is_seen: bool = False  # whether there are cameras whose pictures somebody looks at
+    reference_share: float = 0.0  # of episodes that begin in the task's reference states; training's only
 
 
 class Task(Protocol):
-    """A native task: declarations and pure batched functions; `NativeEnv` does the rest."""
+    """A native task: declarations and pure batched functions; `NativeEnv` does the rest.
+
+    Two words that a task may say besides: `closes_loop = True`, that `control` is to be asked before every
+    physics step, and `has_reference_states = True`, that `reset` heeds State.reference_share.
+    """
 
     control_dt: float  # s, a multiple of the sim's physics_dt
     horizon_s: float
@@ -189,7 +211,8 @@ class Task(Protocol):
     def reset(self, values: dict[str, Tensor], state: State, mask: Tensor) -> Tensor:
         """Write the worlds and episode entries of mask from parameter values {name: (N, D)}.
 
-        Returns the joint targets (N, A) that hold the start pose.
+        Outside of mask the values are those of the episodes that go on there. Returns the joint targets
+        (N, A) that hold the start pose.
         """
         ...
 
@@ -216,29 +239,6 @@ class Task(Protocol):
     def terminated(self, state: State) -> Tensor:
         """Return (N,) bool: the episode is over, and not for want of time."""
         ...
-
-
-def draw_parameters(ranges: dict[str, Range], draws: Draws, episode: Tensor, space: str) -> dict[str, Tensor]:
-    """Return {name: (N, D) float64} for episodes (N,) from `space`.
-
-    "seen" keeps to the inner part of every range; "unseen" draws one randomly chosen parameter of each
-    episode from the held-out outer parts (HELD_OUT at each end), "unseen_all" all of them.
-    """
-    if space not in SPACES:
-        raise ValueError(f"no parameter space named {space!r}. Known: {', '.join(SPACES)}")
-    device, sizes = episode.device, {name: len(span.low) for name, span in ranges.items()}
-    unit = draws.uniforms({f"parameter/{name}": size for name, size in sizes.items()}, episode, 0)
-    share = HELD_OUT + (1 - 2 * HELD_OUT) * unit
-    if space != "seen":
-        outer = torch.where(unit < 0.5, 2 * HELD_OUT * unit, 1 - 2 * HELD_OUT * (1 - unit))
-        owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes.values()))).to(
-            device
-        )
-        chosen = draws.integer("held_out_parameter", episode, 0, 1, len(ranges))
-        share = outer if space == "unseen_all" else torch.where(chosen == owner, outer, share)
-    ends = ([number for span in ranges.values() for number in getattr(span, end)] for end in ("low", "high"))
-    low, high = (torch.tensor(end, dtype=torch.float64, device=device) for end in ends)
-    return dict(zip(sizes, (low + share * (high - low)).split(list(sizes.values()), 1), strict=True))
 
 
 def check_groups(

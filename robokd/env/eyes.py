@@ -74,7 +74,7 @@ class Eyes:
         """Return {camera: (N, *camera.shape)} as seen at `step` (N,) of `episode` (N,), fresh memory."""
         raw = {camera.name: self._buffer(camera) for camera in self._drawn}
         self._renderer.render(self._sim, self._drawn, raw)
-        raw = {name: image.to(self._device) for name, image in raw.items()}
+        raw = {name: image.to(self._device, non_blocking=True) for name, image in raw.items()}
         seen = {}
         for camera in self.cameras:
             seen[camera.name] = self._spoil(camera, raw, episode, step)
@@ -97,14 +97,16 @@ class Eyes:
         return self._empty(camera, np.float32 if spoiled else camera.dtype, self._renderer.device)
 
     def _empty(self, camera: CameraSpec, kind: np.dtype | type, device: torch.device | str) -> Tensor:
-        dtype = getattr(torch, np.dtype(kind).name)
-        return torch.empty(self._sim.num_envs, *camera.shape, dtype=dtype, device=device)
+        dtype, shape = getattr(torch, np.dtype(kind).name), (self._sim.num_envs, *camera.shape)
+        # what a renderer draws on the host for a GPU is sent on without a wait
+        is_sent = self._device.type == "cuda" and torch.device(device).type == "cpu"
+        return torch.empty(shape, dtype=dtype, device=device, pin_memory=is_sent)
 
     def _spoil(self, camera: CameraSpec, raw: dict[str, Tensor], episode: Tensor, step: Tensor) -> Tensor:
         image = raw[camera.name]
         if camera.is_depth and self.corruption.changes_depth:
             depth = corrupt_depth(image, self.corruption, camera, self._draws, episode, step)
-            return torch.from_numpy(encode(depth.numpy(force=True), camera)).to(self._device)
+            return encode(depth, camera, torch)
         if camera.encoding == "rgb_u8" and self.corruption.changes_colour:
             background = None
             if camera.name in self._masks:

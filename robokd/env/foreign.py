@@ -19,6 +19,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
+from robokd.curricula.uniform import UniformCfg
 from robokd.env.base import Range, Setup, State, check_groups
 from robokd.sim.base import Sim
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec
@@ -89,6 +90,27 @@ class JointWorlds(Worlds, Protocol):
         ...
 
 
+class RobotWorlds(JointWorlds, Protocol):
+    """Worlds that can stand for robots: driven by joint targets at their own rate of physics."""
+
+    physics_dt: float  # s, of which a control step has a whole number
+
+    def drive(self, targets: Tensor) -> None:
+        """Take one step of physics towards joint targets (N, A), rad."""
+        ...
+
+    def judge(self) -> tuple[Tensor, Tensor]:
+        """End a control step; return whether each episode succeeded and whether it is over, (N,) bool.
+
+        None begins afresh by itself.
+        """
+        ...
+
+    def joints(self) -> tuple[Tensor, Tensor]:
+        """Return the true positions, rad, and speeds, rad/s, of the joints (N, A)."""
+        ...
+
+
 class ForeignTask:
     """What the stages ask of a task, as far as worlds that are not ours can tell."""
 
@@ -119,7 +141,8 @@ class ForeignTask:
             return cast("JointWorlds", self._worlds).start_envelope()
         raise UserError(
             "a policy of an environment that is not ours cannot be exported: no joint targets are known that "
-            "a robot could be sent. Wanted a run of a native task, e.g. task=reach"
+            "a robot could be sent. Wanted a native task, e.g. task=reach, or task=isaaclab with "
+            "task.action=joint_delta"
         )
 
 
@@ -137,6 +160,11 @@ class ForeignEnv:
         check_groups(setup.groups, worlds.obs_specs, worlds.camera_specs)
         if setup.space != "seen":
             raise UserError(f"nothing is held out of an environment that is not ours: got {setup.space!r}")
+        if setup.curriculum not in (None, UniformCfg()):
+            raise UserError(
+                "an environment that is not ours picks its own episodes: curriculum must be plain uniform"
+            )
+        self.sampler = None
         self.worlds, self.task = worlds, ForeignTask(worlds)
         self.draws, self.space, self.groups = setup.draws, setup.space, tuple(setup.groups)
         self._first, self._stride, self._has_ends = setup.first, setup.total or setup.num_envs, setup.ends
@@ -203,7 +231,9 @@ class ForeignEnv:
             is_late = is_late | (state.step >= self.max_episode_length)
         time_outs = is_late & ~outcome.terminated
         done = outcome.terminated | time_outs
-        extras = {"time_outs": time_outs, "success": outcome.success, "episode": state.episode_id, "log": {}}
+        extras = {
+            "time_outs": time_outs, "success": outcome.success, "episode_id": state.episode_id, "log": {}
+        }  # fmt: skip
         if done.any():
             if self._has_ends and (final := self._final(outcome)) is not None:
                 extras["terminal"] = final
@@ -247,7 +277,7 @@ class ForeignEnv:
         count = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         return State(
             sim=cast("Sim", None),  # there is none to read
-            episode=TensorDict({}, batch_size=[self.num_envs]), draws=self.draws, episode_id=count,
+            episode={}, draws=self.draws, episode_id=count,
             step=count.clone(), action=rows["a"], previous_action=rows["b"], command=rows["c"],
             rate=rows["d"],
         )  # fmt: skip

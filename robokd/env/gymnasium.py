@@ -61,7 +61,7 @@ class Single(gymnasium.Env[Observation, np.ndarray]):
         super().reset(seed=seed)
         number = torch.tensor([int(self.np_random.integers(EPISODES))])
         obs, self._is_open = self.env.reset(number), True
-        return row(obs, 0), {"episode": int(number)}
+        return row(obs, 0), {"episode_id": int(number)}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Apply an action (A,); an episode that has ended wants a reset."""
@@ -72,7 +72,7 @@ class Single(gymnasium.Env[Observation, np.ndarray]):
         ended, is_late = bool(done[0]), bool(extras["time_outs"][0])
         self._is_open = not ended
         seen = self.endings.last(obs, extras) if ended else obs
-        info = {"is_success": bool(extras["success"][0]), "episode": int(extras["episode"][0])}
+        info = {"is_success": bool(extras["success"][0]), "episode_id": int(extras["episode_id"][0])}
         return row(seen, 0), float(reward[0]), ended and not is_late, is_late, info
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Vector(VectorEnv[Observation, np.ndarray, np.ndarray]):
         """Begin an episode in every world; there are no options."""
         super().reset(seed=seed)
         numbers = torch.from_numpy(self.np_random.integers(EPISODES, size=self.num_envs))
-        return arrays(self.env.reset(numbers)), {"episode": numbers.numpy()}
+        return arrays(self.env.reset(numbers)), {"episode_id": numbers.numpy()}
 
     def step(
         self, actions: np.ndarray
@@ -115,7 +115,8 @@ class Vector(VectorEnv[Observation, np.ndarray, np.ndarray]):
         obs, reward, done, extras = self.env.step(sent)
         ended, is_late = done.bool().cpu().numpy(), extras["time_outs"].cpu().numpy()
         everywhere = np.ones(self.num_envs, bool)
-        own = {name: extras[of].cpu().numpy() for name, of in (("is_success", "success"), ("episode",) * 2)}
+        found = {"is_success": extras["success"], "episode_id": extras["episode_id"]}
+        own = {name: value.cpu().numpy() for name, value in found.items()}
         infos: dict[str, Any] = {**own, **{f"_{name}": everywhere.copy() for name in own}}
         if ended.any():
             last = self.endings.last(obs, extras)

@@ -5,25 +5,22 @@ Shapes: N environments, A action dimensions.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from robokd import UserError
-from robokd.env.base import Setup, State, Task, check_groups, draw_parameters
+from robokd.env.base import Setup, State, Task, check_groups
 from robokd.env.eyes import Eyes
+from robokd.env.ledger import JUDGED_EVERY, Ledger
+from robokd.env.parameters import Parameters
 from robokd.sim.base import Sim, SimCfg
 from robokd.specs import Limits, decode
 from robokd.vision.base import RendererCfg
 from robokd.vision.sensor import Corruption
-
-MAX_DIVERGED_SHARE = 1e-3  # of episodes; above it the run stops
-DIVERGED_GRACE = 5  # diverged episodes before the share is judged
 
 
 class NativeEnv:
@@ -31,7 +28,8 @@ class NativeEnv:
 
     Environment i runs the episodes i, i + N, i + 2N ...; of several processes i and N count all of theirs.
     What happens in an episode follows from its number and the actions alone. Groups not asked for are not
-    computed; without a camera group nothing is rendered.
+    computed; without a camera group nothing is rendered. On a GPU a step waits for nothing: the ledger judges
+    it later.
     """
 
     def __init__(self, task: Task, sim: Sim, eyes: Eyes | None, setup: Setup) -> None:
@@ -44,12 +42,19 @@ class NativeEnv:
         self.num_envs, self.num_actions, self.device = sim.num_envs, self.action_spec.size, sim.device
         self.max_episode_length = round(task.horizon_s / task.control_dt)
         self.cfg: dict[str, Any] = {"task": type(task).__name__, "num_envs": sim.num_envs}
-        self.failures: Path | None = None  # where the state of a divergence or a NaN is saved
-        self.frames_rendered = self.episodes_ended = self.episodes_diverged = 0
+        self.frames_rendered = 0
+        self.ledger = Ledger(sim, self.draws, 1 if torch.device(self.device).type == "cpu" else JUDGED_EVERY)
         self._limits = Limits.of(self.action_spec, lambda row: torch.tensor(row, device=self.device))
-        self._ranges = task.parameters()
-        self._before: dict[str, Tensor] = {}  # the bodies' state before the last step
+        self._parameters = Parameters(
+            task.parameters(), self.draws, self.space, self.device, setup.curriculum
+        )
+        self.sampler = self._parameters.sampler
+        self._observed = [name for name in self.groups if name in self.obs_specs]
         self.state = self._empty_state()
+        self.state.reference_share = _reference_share(task, setup)
+        # a step keeps to few kinds of operators: after the physics the first of a kind is ten times as slow
+        self._zero = torch.zeros((), device=self.device)
+        self._none = torch.zeros((), dtype=torch.int64, device=self.device)
         self.reset()
 
     @property
@@ -61,13 +66,37 @@ class NativeEnv:
     def episode_length_buf(self, value: Tensor) -> None:
         self.state.step = value.to(torch.int64).clone()
 
+    @property
+    def failures(self) -> Path | None:
+        """Folder where the state of a divergence or a NaN is saved; None: nowhere."""
+        return self.ledger.failures
+
+    @failures.setter
+    def failures(self, value: Path | None) -> None:
+        self.ledger.failures = value
+
+    @property
+    def episodes_ended(self) -> int:
+        """Episodes that ended so far, diverged ones included; on a GPU this waits."""
+        self.ledger.judge()
+        return self.ledger.ended
+
+    @property
+    def episodes_diverged(self) -> int:
+        """Episodes so far whose physics blew up; on a GPU this waits."""
+        self.ledger.judge()
+        return self.ledger.diverged
+
     def reset(self, episodes: Tensor | None = None) -> TensorDict:
         """Begin the episodes with these numbers (N,) int64 (default: the first ones)."""
         numbers = self._first + torch.arange(self.num_envs, device=self.device)
         if episodes is not None:
             numbers = episodes
-        self.state.episode_id = numbers.to(self.device, torch.int64).clone()
-        self._begin(torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
+        state, everywhere = self.state, torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        state.episode_id = numbers.to(self.device, torch.int64).clone()
+        self._place = self.sampler.sample(state.episode_id)
+        self._values = self._parameters.at(self._place, state.episode_id)
+        self._begin(everywhere, self._moment(state.action))
         self._observations = self.observe()
         return self._observations
 
@@ -77,52 +106,70 @@ class NativeEnv:
 
     def step(self, actions: Tensor) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:
         """See VecEnv.step."""
-        state = self.state
-        self._check_finite("action", actions)
-        state.previous_action = state.action
-        state.action = actions.to(torch.float32).clip(-1, 1)
-        state.command, state.rate = decode(state.action, state.command, state.rate, self._limits, torch)
-        state.step = state.step + 1
-        # the engine resets a world that diverges: what led there is kept, or it could not be looked into
-        self._before = {name: self.sim.get(name).clone() for name in ("qpos", "qvel")}
-        self.sim.step(self.task.control(state.command, state), self.substeps)
+        state, ledger = self.state, self.ledger
+        action = actions.to(torch.float32).clip(-1, 1)
+        moment = self._moment(action)
+        ledger.begin(moment)
+        ledger.check("action", actions)
+        state.previous_action, state.action, state.step = state.action, action, moment["step"]
+        state.command, state.rate = decode(action, state.command, state.rate, self._limits, torch)
+        diverged = self._move()
         self.task.progress(state, self.substeps * self.sim.physics_dt)
-        terms = self.task.reward(state)
-        diverged = self.sim.diverged()
         is_sound = ~diverged
+        reward = torch.where(diverged, self._zero, self._sum_reward(is_sound))
         success = self.task.success(state) & is_sound
-        ended = self.task.terminated(state) & is_sound
-        reward = self._sum_reward(terms, diverged)
-        over = ended | diverged
+        over = (self.task.terminated(state) & is_sound) | diverged
         done = over | (state.step >= self.max_episode_length)
         time_outs = done & ~over
-        extras = {"time_outs": time_outs, "success": success, "episode": state.episode_id, "log": {}}
-        if done.any():
-            if self._has_ends and time_outs.any():
-                extras["terminal"] = self._numbers(time_outs)
-            self._count(done, diverged)
-            extras["log"] = {"success": success[done].float().mean()}
-            state.episode_id = torch.where(done, state.episode_id + self._stride, state.episode_id)
-            self._begin(done)
+        extras = {"time_outs": time_outs, "success": success, "episode_id": state.episode_id, "log": {}}
+        found = ledger.end(done, success, diverged)
+        if found and found.ended:
+            extras["log"] = {"success": found.succeeded / found.ended}
+        if not found or found.ended:  # what is not known yet may have happened
+            if self._has_ends and (ledger.every > 1 or time_outs.any()):
+                extras["terminal"] = TensorDict(self._numbers(time_outs), batch_size=[self.num_envs])
+            self.sampler.update(state.episode_id, self._place, success, done)
+            state.episode_id = torch.add(state.episode_id, done, alpha=self._stride)
+            self._draw(done)
+            self._begin(done, moment)
         self._observations = self.observe()
         return self._observations, reward, done.long(), extras
 
+    def _moment(self, action: Tensor) -> dict[str, Tensor]:
+        """Return what decides the next step, (N, ...): kept for who must look into it.
+
+        The engine resets a world that diverges, so the bodies' state is copied before.
+        """
+        state = self.state
+        bodies = {f"{name}_before": self.sim.get(name).clone() for name in ("qpos", "qvel")}
+        return {
+            "episode": state.episode_id, "step": state.step + 1, "action": action, "command": state.command,
+            "rate": state.rate, **bodies,
+        }  # fmt: skip
+
+    def _move(self) -> Tensor:
+        """Step the worlds under the command, return (N,) bool: which diverged."""
+        state, calls = self.state, self.substeps if getattr(self.task, "closes_loop", False) else 1
+        told = []
+        for _ in range(calls):
+            self.sim.step(self.task.control(state.command, state), self.substeps // calls)
+            told.append(self.sim.diverged())
+        return told[0] if calls == 1 else torch.stack(told).any(0)
+
     def observe(self) -> TensorDict:
         """Compute the groups asked for, as fresh tensors."""
-        groups = dict(self._numbers().items())
+        groups = self._numbers()
         if self.eyes is not None:
             groups |= self.eyes.look(self.state.episode_id, self.state.step)
             self.frames_rendered += self.num_envs * len(self.eyes.cameras)
         return TensorDict(groups, batch_size=[self.num_envs])
 
-    def _numbers(self, wanted: Tensor | None = None) -> TensorDict:
+    def _numbers(self, wanted: Tensor | None = None) -> dict[str, Tensor]:
         """Return the 1-D groups asked for, as fresh tensors; finite all, or where `wanted` (N,) is."""
-        groups: dict[str, Tensor] = {}
-        for name in self.groups:
-            if name in self.obs_specs:
-                groups[name] = self.task.observe(name, self.state)
-                self._check_finite(f"observation {name!r}", groups[name], wanted)
-        return TensorDict(groups, batch_size=[self.num_envs])
+        groups = {name: self.task.observe(name, self.state) for name in self._observed}
+        for name, values in groups.items():
+            self.ledger.check(f"observation {name!r}", values, wanted)
+        return groups
 
     def snapshot(self) -> dict[str, Any]:
         """See VecEnv.snapshot."""
@@ -132,12 +179,19 @@ class NativeEnv:
             "sim": self.sim.snapshot(),
             "episode": {name: value.clone() for name, value in state.episode.items()},
             **{name: getattr(state, name).clone() for name in names},
+            "parameters": self._values.clone(), "place": self._place.clone(),
+            "curriculum": self.sampler.state_dict(),
             "eyes": self.eyes.snapshot() if self.eyes else {},
             "counts": [self.frames_rendered, self.episodes_ended, self.episodes_diverged],
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """See VecEnv.restore."""
+        self.ledger.judge()  # what was before
+        self._values, self._place = (
+            snapshot[name].to(self.device, copy=True) for name in ("parameters", "place")
+        )
+        self.sampler.load_state_dict(snapshot["curriculum"])
         self.sim.restore(snapshot["sim"])
         for name, value in snapshot["episode"].items():
             self.state.episode[name] = value.to(self.device, copy=True)
@@ -145,85 +199,53 @@ class NativeEnv:
             setattr(self.state, name, snapshot[name].to(self.device, copy=True))
         if self.eyes is not None:
             self.eyes.restore(snapshot["eyes"])
+        self.ledger.begin(self._moment(self.state.action))
         self._observations = self.observe()
-        self.frames_rendered, self.episodes_ended, self.episodes_diverged = snapshot["counts"]
+        self.frames_rendered, self.ledger.ended, self.ledger.diverged = snapshot["counts"]
 
     def close(self) -> None:
-        """Free the worlds."""
-        self.sim.close()
+        """Judge the last steps and free the worlds."""
+        try:
+            self.ledger.judge()
+        finally:
+            self.sim.close()
 
     def _empty_state(self) -> State:
         rows = {name: torch.zeros(self.num_envs, self.num_actions, device=self.device) for name in "abcd"}
         count = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         return State(
-            sim=self.sim, episode=TensorDict({}, batch_size=[self.num_envs]), draws=self.draws,
+            sim=self.sim, episode={}, draws=self.draws,
             episode_id=count, step=count.clone(), action=rows["a"], previous_action=rows["b"],
             command=rows["c"], rate=rows["d"], is_seen=self.eyes is not None,
         )  # fmt: skip
 
-    def _begin(self, mask: Tensor) -> None:
+    def _draw(self, mask: Tensor) -> None:
+        """Draw the parameters of the episodes that begin in the worlds of mask."""
+        episode, column = self.state.episode_id, mask[:, None]
+        place = self.sampler.sample(episode)
+        self._values = torch.where(column, self._parameters.at(place, episode), self._values)
+        self._place = torch.where(column, place, self._place)
+
+    def _begin(self, mask: Tensor, moment: dict[str, Tensor]) -> None:
         state = self.state
-        values = draw_parameters(self._ranges, self.draws, state.episode_id, self.space)
         self.sim.reset(mask)
         if self.eyes is not None:
             self.eyes.begin(mask, state.episode_id)
-        start = self.task.reset(values, state, mask)
+        start = self.task.reset(self._parameters.named(self._values), state, mask)
         column = mask[:, None]
         state.command = torch.where(column, start.to(torch.float32), state.command)
         for name in ("rate", "action", "previous_action"):
-            setattr(state, name, getattr(state, name).masked_fill(column, 0.0))
-        state.step = state.step.masked_fill(mask, 0)
+            setattr(state, name, torch.where(column, self._zero, getattr(state, name)))
+        state.step = torch.where(mask, self._none, state.step)
         self.sim.forward(mask)
+        self.ledger.begin({**moment, "episode": state.episode_id, "step": state.step})
 
-    def _sum_reward(self, terms: dict[str, Tensor], diverged: Tensor) -> Tensor:
-        total = torch.stack(tuple(terms.values())).sum(0).masked_fill(diverged, 0.0)
-        if not math.isfinite(float(total.sum())):  # as in _check_finite
-            bad = ~torch.isfinite(total)
-            name = next(name for name, term in terms.items() if not torch.isfinite(term[~diverged]).all())
-            self._refuse(f"reward {name!r}", bad)
-        return total
-
-    def _check_finite(self, what: str, values: Tensor, wanted: Tensor | None = None) -> None:
-        # one reduction on the good path; the mask only for the message
-        if not math.isfinite(float(values.sum())):
-            bad = ~torch.isfinite(values).flatten(1).all(1)
-            bad = bad if wanted is None else bad & wanted
-            if bad.any():
-                self._refuse(what, bad)
-
-    def _refuse(self, what: str, bad: Tensor) -> None:
-        step = int(self.state.step[bad][0])
-        worlds = f"{int(bad.sum())} of {self.num_envs} worlds at step {step} of their episode"
-        raise UserError(f"{what} is not finite in {worlds}{self._save_failure('nan', bad)}")
-
-    def _count(self, done: Tensor, diverged: Tensor) -> None:
-        self.episodes_ended += int(done.sum())
-        self.sim.check()
-        if not diverged.any():
-            return
-        self.episodes_diverged += int(diverged.sum())
-        where = self._save_failure("diverged", diverged)
-        allowed = max(DIVERGED_GRACE, MAX_DIVERGED_SHARE * self.episodes_ended)
-        if self.episodes_diverged > allowed:
-            counts = f"{self.episodes_diverged} of {self.episodes_ended} episodes"
-            raise UserError(
-                f"the simulation diverged in {counts} (at most {MAX_DIVERGED_SHARE:.1%} may){where}"
-            )
-
-    def _save_failure(self, kind: str, bad: Tensor) -> str:
-        """Save what decides the step that failed: episode, bodies before it, action; and the state after."""
-        if self.failures is None:
-            return ""
-        self.failures.mkdir(parents=True, exist_ok=True)
-        path = self.failures / f"{kind}_{self.episodes_ended}.npz"
-        state = self.state
-        after = {f"sim_{name}": value[bad] for name, value in self.sim.snapshot().items()}
-        before = {f"{name}_before": value[bad] for name, value in self._before.items()}
-        rows = {name: getattr(state, name)[bad] for name in ("step", "action", "command")}
-        rows = {"episode": state.episode_id[bad], **rows, **before, **after}
-        arrays: dict[str, Any] = {name: value.cpu().numpy() for name, value in rows.items()}
-        np.savez(path, seed=self.draws.seed, stream=self.draws.stream, **arrays)
-        return f"; state saved to {path}"
+    def _sum_reward(self, is_sound: Tensor) -> Tensor:
+        """Return the reward (N,), which must be finite where is_sound."""
+        terms = self.task.reward(self.state)
+        rows = torch.stack(tuple(terms.values()))
+        self.ledger.check("reward", rows.T, is_sound, tuple(terms))
+        return rows.sum(0)
 
 
 def build(
@@ -243,6 +265,16 @@ def build(
             threads=setup.threads,
         )  # fmt: skip
     return NativeEnv(task, worlds, eyes, setup)
+
+
+def _reference_share(task: Task, setup: Setup) -> float:
+    """Return how many of the episodes begin in reference states; UserError for a task that has none."""
+    share = setup.curriculum.reference_share if setup.curriculum else 0.0
+    if share > 0 and not getattr(task, "has_reference_states", False):
+        raise UserError(
+            f"curriculum.reference_share={share:g}: this task has no reference states to begin in"
+        )
+    return share
 
 
 def physics_steps(control_dt: float, physics_dt: float) -> int:

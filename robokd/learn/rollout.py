@@ -17,6 +17,7 @@ from torch import Tensor
 from robokd.env.base import VecEnv
 
 SATURATED = 0.98  # |action| from which a label says nothing of how much
+LOOK_EVERY = 16  # steps between looks at whether all have ended, for each of which a GPU is waited for
 
 
 class Policy(Protocol):
@@ -69,40 +70,48 @@ def rollout(
     `alter(obs, step)` may change what the policy sees (camera ablations); step (N,) counts from the episode's
     begin.
     """
-    count, frames = env.num_envs, env.frames_rendered
-    success, returns = torch.zeros(episodes + count), torch.zeros(episodes + count)
-    lengths = torch.zeros(episodes + count, dtype=torch.int64)
-    obs = env.reset(torch.arange(count))
-    policy.reset(torch.ones(count, dtype=torch.bool))
-    step = torch.zeros(count, dtype=torch.int64)
-    saturated, taken = torch.zeros(()), 0
-    is_open = torch.arange(episodes + count) < episodes
-    while is_open.any():
+    count, frames, device = env.num_envs, env.frames_rendered, torch.device(env.device)
+    success, returns = (torch.zeros(episodes + count, device=device) for _ in range(2))
+    lengths = torch.zeros(episodes + count, dtype=torch.int64, device=device)
+    obs = env.reset(torch.arange(count, device=device))
+    policy.reset(torch.ones(count, dtype=torch.bool, device=device))
+    step = torch.zeros(count, dtype=torch.int64, device=device)
+    saturated, taken = torch.zeros((), device=device), 0
+    is_open = torch.arange(episodes + count, device=device) < episodes
+    while taken % look_every(device) or is_open.any():
         actions = policy.act(alter(obs, step) if alter else obs)
         obs, rewards, dones, extras = env.step(actions)
         ended = dones.bool()
-        row = extras["episode"].clamp(max=episodes + count - 1)
+        row = extras["episode_id"].clamp(max=episodes + count - 1)
         returns[row] += rewards
         lengths[row] += 1
         success[row] = (extras["success"] & ended).float()
-        is_open[row[ended]] = False
+        is_open[row] = is_open[row] & ~ended
         policy.reset(ended)
         step = (step + 1).masked_fill(ended, 0)
         saturated, taken = saturated + (actions.abs() > SATURATED).float().mean(), taken + 1
     return Outcomes(
-        success=success[:episodes], returns=returns[:episodes], steps=lengths[:episodes],
+        success=success[:episodes].cpu(), returns=returns[:episodes].cpu(), steps=lengths[:episodes].cpu(),
         saturation=(saturated / taken).item(), env_steps=taken * count, frames=env.frames_rendered - frames,
     )  # fmt: skip
+
+
+def look_every(device: torch.device) -> int:
+    """Return in which steps of a rollout it is asked whether all episodes have ended.
+
+    Those taken in vain are counted as steps, and in the saturation, and are of no episode that is asked for.
+    """
+    return 1 if device.type == "cpu" else LOOK_EVERY
 
 
 def pictures(env: VecEnv, policy: Policy, count: int) -> list[dict[str, np.ndarray]]:
     """Return `count` moments, evenly spaced, of episode 0 in a one-world env: {camera: encoded (C, H, W)}."""
     cameras = [name for name in policy.inputs if name in env.camera_specs]
-    obs = env.reset(torch.zeros(1, dtype=torch.int64))
-    policy.reset(torch.ones(1, dtype=torch.bool))
+    obs = env.reset(torch.zeros(1, dtype=torch.int64, device=env.device))
+    policy.reset(torch.ones(1, dtype=torch.bool, device=env.device))
     shots = []
     for _ in range(env.max_episode_length):
-        shots.append({name: obs[name][0].numpy() for name in cameras})
+        shots.append({name: obs[name][0].numpy(force=True) for name in cameras})
         obs, _, done, _ = env.step(policy.act(obs))
         if done[0]:
             break

@@ -68,6 +68,9 @@ class MjwarpCfg:
 
     def build(self, spec: mujoco.MjSpec, num_envs: int, device: str = "cpu", threads: int = 1) -> MjwarpSim:
         """Compile spec and return num_envs worlds of it; `threads` is not used: on a CPU, warp has one."""
+        if device.startswith("cuda") and not torch.cuda.is_available():  # warp says it in three lines
+            cure = "a GPU of NVIDIA and its driver are needed, or sim=mujoco"
+            raise UserError(f"sim=mjwarp: warp has no device {device!r} here, it has cpu: {cure}")
         modules()  # the line that says what to install comes before any other
         spec.option.timestep = self.physics_dt
         return MjwarpSim(self, spec.compile(), num_envs, device)

@@ -76,37 +76,41 @@ class MujocoSim:
         full = (mujoco.mjtWarning.mjWARN_CONTACTFULL, mujoco.mjtWarning.mjWARN_CNSTRFULL)
         self._full_columns = [int(column) for column in full]
         self._views: dict[str, Tensor] = {}
-        self._expanded: set[str] = set()
+        self._expanded: dict[str, np.ndarray] = {}  # model fields that worlds have for themselves
         self._ctrl = self.get("ctrl")
-        self._has_diverged = torch.zeros(num_envs, dtype=torch.bool)
-        self._has_overflowed = np.zeros(num_envs, dtype=bool)
-        # whose model fields were set, and what MuJoCo derives of them does not follow yet
-        self._unsettled = np.zeros(num_envs, dtype=bool)
+        self._has_diverged = self._none = torch.zeros(num_envs, dtype=torch.bool)
+        self._asked: tuple[Tensor | None, int, np.ndarray] = (None, 0, np.empty(0, int))
+        self._has_overflowed: np.ndarray | None = None  # (N,); None = nowhere
+        # whose model fields were set, and what MuJoCo derives of them does not follow yet; None = nobody's
+        self._unsettled: np.ndarray | None = None
 
     def step(self, ctrl: Tensor, substeps: int) -> None:
         """See Sim.step."""
         self._settle()
         self._ctrl.copy_(ctrl)
-        # the engine resets a diverged world in silence and its counters with it: count afresh every step
-        self.batch.warning[...] = 0
         self.batch.step(nstep=substeps, stage=self._velocity_stage)
-        warning = self.batch.warning[:, :, 1]
-        self._has_diverged = torch.from_numpy(warning[:, self._bad_columns].any(axis=1))
-        self._has_overflowed |= warning[:, self._full_columns].any(axis=1)
+        self._has_diverged = self._none
+        if self.batch.warning.any():
+            warning = self.batch.warning[:, :, 1]
+            self._has_diverged = torch.from_numpy(warning[:, self._bad_columns].any(axis=1))
+            is_full = warning[:, self._full_columns].any(axis=1)
+            self._has_overflowed = is_full if self._has_overflowed is None else is_full | self._has_overflowed
+            # the engine resets a diverged world in silence and its counters with it: count afresh every step
+            self.batch.warning[...] = 0
 
     def forward(self, mask: Tensor | None = None) -> None:
         """See Sim.forward."""
         self._settle()
-        self.batch.forward(_ids(mask), stage=self._velocity_stage)
+        self.batch.forward(None if mask is None else mask.numpy(), stage=self._velocity_stage)
 
     def reset(self, mask: Tensor | None = None) -> None:
         """See Sim.reset."""
-        self.batch.reset(_ids(mask), stage=self._no_stage)
-        rows = slice(None) if mask is None else mask
-        for field in self._expanded:
-            self._views[field][rows] = torch.from_numpy(getattr(self.model, field))
-        if not self._expanded.isdisjoint(SETTLED):
-            self._unsettled[_rows(mask)] = True
+        self.batch.reset(None if mask is None else mask.numpy(), stage=self._no_stage)
+        rows = self._rows(mask)
+        for field, own in self._expanded.items():
+            own[rows] = getattr(self.model, field)
+        if not self._expanded.keys().isdisjoint(SETTLED):
+            self._unsettle(rows)
 
     def get(self, field: str) -> Tensor:
         """See Sim.get. Zero-copy: the tensor shares MuJoCo's memory."""
@@ -117,15 +121,12 @@ class MujocoSim:
     def set(self, field: str, value: Tensor, mask: Tensor | None = None) -> None:
         """See Sim.set."""
         if field not in STATE_FIELDS and field not in self._expanded:
-            self._views[field] = _tensor(self._expand(field))
-            self._expanded.add(field)
-        view = self.get(field)
-        if mask is None:
-            view.copy_(value)
-        else:
-            view[mask] = value[mask].to(view.dtype)
+            self._expanded[field] = self._expand(field)
+            self._views[field] = _tensor(self._expanded[field])
+        rows = self._rows(mask)
+        self.get(field).numpy()[rows] = value.numpy()[rows]
         if field in SETTLED:
-            self._unsettled[_rows(mask)] = True
+            self._unsettle(rows)
 
     def diverged(self) -> Tensor:
         """See Sim.diverged."""
@@ -133,8 +134,9 @@ class MujocoSim:
 
     def check(self) -> None:
         """See Sim.check."""
-        count = int(self._has_overflowed.sum())
-        self._has_overflowed[...] = False
+        if self._has_overflowed is None:
+            return
+        count, self._has_overflowed = int(self._has_overflowed.sum()), None
         if count:
             where = f"{count} of {self.num_envs} worlds"
             raise UserError(
@@ -166,9 +168,22 @@ class MujocoSim:
         self._views.clear()
 
     def _settle(self) -> None:
-        if self._unsettled.any():
+        if self._unsettled is not None:
             self.batch.set_const(self._unsettled)
-            self._unsettled[...] = False
+            self._unsettled = None
+
+    def _rows(self, mask: Tensor | None) -> np.ndarray | slice:
+        """Return the worlds of mask; of the mask that was last asked for they are known."""
+        if mask is None:
+            return slice(None)
+        if mask is not self._asked[0] or mask._version != self._asked[1]:
+            self._asked = mask, mask._version, np.flatnonzero(mask.numpy())
+        return self._asked[2]
+
+    def _unsettle(self, rows: np.ndarray | slice) -> None:
+        if self._unsettled is None:
+            self._unsettled = np.zeros(self.num_envs, dtype=bool)
+        self._unsettled[rows] = True
 
     def _expand(self, field: str) -> np.ndarray:
         try:
@@ -185,14 +200,6 @@ class MujocoSim:
                 raise UserError(f"sim=mujoco has no field {field!r}") from None
             # a model field that no world has changed: one row, repeated without a copy
             return _tensor(np.broadcast_to(shared, (self.num_envs, *shared.shape)))
-
-
-def _rows(mask: Tensor | None) -> np.ndarray | slice:
-    return slice(None) if mask is None else mask.numpy()
-
-
-def _ids(mask: Tensor | None) -> np.ndarray | None:
-    return None if mask is None else mask.numpy()
 
 
 def _tensor(array: np.ndarray) -> Tensor:

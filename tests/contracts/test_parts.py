@@ -15,9 +15,14 @@ from robokd.vision.sensor import Corruption
 
 pytest.importorskip("mujoco")
 
+registry.load_plugins(["tests.lab.pointer"])
 NATIVE = [task for task in registry.names("task") if is_native(task)]
 # of a task that needs to be told what to run, the fields with which it is tried
-FIELDS = {"gymnasium": {"env_id": "Pendulum-v1"}}
+FIELDS = {
+    "gymnasium": {"env_id": "Pendulum-v1"},
+    "isaaclab": {"env_id": "Robokd-Pointer", "success_term": "reached"},
+    "mjlab": {"env_id": "Mjlab-Cartpole-Balance"},
+}
 
 
 def _task_env(task: str, sim: str, renderer: str, num_envs: int, space: str = "seen", *, sees: bool = True):
@@ -74,7 +79,7 @@ def test_the_environments_of_a_task_keep_the_numbers_of_their_episodes(task):
         before = env.state.episode_id.clone()
         _, _, done, extras = env.step(torch.ones(2, env.num_actions))
         ended += done
-        assert torch.equal(extras["episode"], before)
+        assert torch.equal(extras["episode_id"], before)
         assert env.state.episode_id.tolist() == [4 + 2 * int(ended[0]), 9 + 2 * int(ended[1])]
         assert not (extras["time_outs"] & ~done.bool()).any()
         assert (env.episode_length_buf == 0).tolist() == done.bool().tolist()
@@ -99,7 +104,7 @@ def test_what_follows_a_snapshot_is_the_same_each_time_it_is_restored(task):
     for left, right in zip(*runs, strict=True):
         assert all(torch.equal(left[0][name], right[0][name]) for name in env.groups)
         assert torch.equal(left[1], right[1])
-        assert torch.equal(left[3]["episode"], right[3]["episode"])
+        assert torch.equal(left[3]["episode_id"], right[3]["episode_id"])
 
 
 @pytest.mark.parametrize("space", ["seen", "unseen", "unseen_all"])

@@ -85,7 +85,7 @@ def test_a_seed_gives_the_same_teacher_curve_twice(tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_the_checkpoint_of_a_teacher_is_what_rsl_rl_s_runner_reads(chain):
+def test_the_checkpoint_of_a_teacher_is_what_rsl_rl_s_runner_reads_and_goes_on_from(chain, tmp_path):
     saved = Run.open(chain["teach"]).load_checkpoint("last")
     assert {"actor_state_dict", "critic_state_dict", "optimizer_state_dict", "iter", "infos"} <= set(saved)
     from rsl_rl.runners import OnPolicyRunner
@@ -102,10 +102,12 @@ def test_the_checkpoint_of_a_teacher_is_what_rsl_rl_s_runner_reads(chain):
     runner = OnPolicyRunner(env, {
         "num_steps_per_env": 8, "save_interval": 1, "obs_groups": groups, "algorithm": {"class_name": "PPO"},
         "actor": {**model, "distribution_cfg": noise}, "critic": dict(model),
-    })  # fmt: skip
+    }, log_dir=str(tmp_path))  # fmt: skip
     file = next((chain["teach"] / "checkpoints").glob("step_*.pt"))
     runner.load(str(file))
     assert runner.current_learning_iteration in (2, 4)
+    runner.learn(1)  # with its logger, which reads what a step tells beside the reward
+    assert list(tmp_path.glob("events*"))
 
 
 def test_an_evaluation_is_paired_has_intervals_and_spoils_the_camera(chain, tmp_path, capsys):

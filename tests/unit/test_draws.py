@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robokd import draws
 from robokd.draws import Draws
 
 EPISODES = torch.arange(20_000)
@@ -49,6 +50,17 @@ def test_every_part_of_the_key_matters(seed, stream, name, step):
     base = Draws(0, "train").uniform("x", EPISODES[:100], 0, 1)
     other = Draws(seed, stream).uniform(name, EPISODES[:100], step, 1)
     assert (base != other).all()
+
+
+@given(st.lists(st.integers(0, 2**62), min_size=1, max_size=9), st.integers(0, 2**40), st.booleans())
+def test_numba_and_torch_draw_the_same_bits(episodes, step, is_tensor):
+    pytest.importorskip("numba")
+    episode, names = torch.tensor(episodes), {"a": 2, "b": 1, "c": 3}
+    at = torch.arange(len(episodes)) + step if is_tensor else step
+    drawn = Draws(5, "train").uniforms(names, episode, at)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draws, "_kernel", lambda: None)
+        assert torch.equal(drawn, Draws(5, "train").uniforms(names, episode, at))
 
 
 def test_golden_values_do_not_change_between_versions():

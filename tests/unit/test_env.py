@@ -6,7 +6,8 @@ import torch
 
 from robokd import UserError
 from robokd.draws import Draws
-from robokd.env.base import HELD_OUT, Range, check_contract, check_groups, contract, draw_parameters
+from robokd.env.base import HELD_OUT, Range, check_contract, check_groups, contract
+from robokd.env.parameters import Parameters
 from robokd.specs import CameraSpec, ObsSpec
 
 
@@ -205,7 +206,8 @@ def test_seen_and_held_out_parameters_do_not_meet():
     draws, episodes = Draws(0, "test"), torch.arange(4000)
 
     def shares(space):
-        values = draw_parameters(ranges, draws, episodes, space)
+        parameters = Parameters(ranges, draws, space)
+        values = parameters.named(parameters.at(parameters.sampler.sample(episodes), episodes))
         return torch.cat((values["a"], (values["b"] - torch.tensor([-1.0, 2.0])) / 2), 1)
 
     def is_outer(share):

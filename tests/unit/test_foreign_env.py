@@ -94,7 +94,7 @@ def test_a_world_that_runs_out_of_time_says_what_it_saw_and_only_it_begins_again
     assert done.tolist() == [1, 0]
     assert done.dtype == torch.int64
     assert extras["time_outs"].tolist() == [True, False]
-    assert extras["episode"].tolist() == [0, 1]
+    assert extras["episode_id"].tolist() == [0, 1]
     assert env.state.episode_id.tolist() == [2, 1]
     assert env.worlds.begun[1:] == [[True, False]]
     pushed = before + torch.tensor([0.5, 1.0])  # 7 is clipped to 1

@@ -241,7 +241,7 @@ def test_an_episode_of_one_world_ends_with_what_it_saw_and_wants_a_reset(make_en
     env = gymnasium.make("robokd/Reach-v0", groups=["proprio"], fields=SHORT).unwrapped
     first, info = env.reset(seed=3)
     plain = make_env(1, ("proprio",), stream="train", **SHORT)
-    plain.reset(torch.tensor([info["episode"]]))
+    plain.reset(torch.tensor([info["episode_id"]]))
     for step in range(3):
         action = np.full(7, 0.2, np.float32)
         obs, reward, terminated, truncated, info = env.step(action)
@@ -254,6 +254,17 @@ def test_an_episode_of_one_world_ends_with_what_it_saw_and_wants_a_reset(make_en
     again, _ = env.reset(seed=3)
     assert np.array_equal(first["proprio"], again["proprio"])
     assert not np.array_equal(first["proprio"], env.reset()[0]["proprio"])
+
+
+def test_gymnasium_counts_the_episodes_of_our_worlds():
+    """Its wrapper wants a key of `info` for itself: `episode`."""
+    env = gymnasium.wrappers.RecordEpisodeStatistics(
+        gymnasium.make("robokd/Reach-v0", groups=["proprio"], fields=SHORT)
+    )
+    env.reset(seed=3)
+    infos = [env.step(np.zeros(7, np.float32))[-1] for _ in range(3)]
+    assert infos[-1]["episode"]["l"] == 3
+    env.close()
 
 
 def test_a_batch_of_worlds_hands_over_the_last_observations_as_gymnasium_wants():
@@ -269,7 +280,7 @@ def test_a_batch_of_worlds_hands_over_the_last_observations_as_gymnasium_wants()
     assert truncated.all()
     assert not terminated.any()
     assert infos["_final_obs"].all()
-    assert set(infos["final_info"]) == {"is_success", "episode", "_is_success", "_episode"}
+    assert set(infos["final_info"]) == {"is_success", "episode_id", "_is_success", "_episode_id"}
     for world in range(3):
         last = infos["final_obs"][world]
         assert last in env.single_observation_space
