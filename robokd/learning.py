@@ -48,7 +48,7 @@ class DaggerConfig:
     learning_rate: Schedule = field(default_factory=falling)  # of AdamW
     weight_decay: float = 1e-4  # of AdamW
     capacity: int = 300_000  # frames kept; as many as a round has: on-policy
-    store: str = "disk"  # where rows are read from: disk, whose cache is memory, or device, which has copies
+    store: str = "auto"  # where rows are read from: disk, or device, which holds them; auto: a GPU with room
     sampling: str = "uniform"  # uniform, or priority: what the student gets wrong and the teacher is sure of
     priority_power: float = 0.6  # 0 = uniform, 1 = in proportion
     evaluate_every: int = 5  # rounds
@@ -61,8 +61,8 @@ class DaggerConfig:
         check(self, "dagger.")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"dagger.validation_share must be in [0, 1), got {self.validation_share}")
-        if self.store not in ("disk", "device"):
-            raise ValueError(f"dagger.store must be disk or device, got {self.store!r}")
+        if self.store not in ("auto", "disk", "device"):
+            raise ValueError(f"dagger.store must be auto, disk or device, got {self.store!r}")
         if self.sampling not in ("uniform", "priority"):
             raise ValueError(f"dagger.sampling must be uniform or priority, got {self.sampling!r}")
         if self.sequence and self.steps_per_round % self.sequence:

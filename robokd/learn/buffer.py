@@ -1,15 +1,15 @@
-"""The aggregated data set of DAgger: rows of observations and labels in memory-mapped files of the run.
+"""The aggregated data set of DAgger: rows of observations and labels, in memory-mapped files of the run.
 
-They can be held on a device too, which then has all that it learns from: the files are what a resume reads.
-
-Images stay encoded (uint8 or float16), only the groups in use are kept, and the size in bytes is known
-before anything is allocated. Shapes: R rows, oldest first in writing order; the row number never wraps for
-the caller.
+They can be held on a device, which then has all that it learns from: the files follow at `flush` and are what
+a resume reads. Images stay encoded (uint8 or float16), only the groups in use are kept, and the size in bytes
+is known before anything is allocated. Shapes: R rows, oldest first in writing order; the row number never
+wraps for the caller.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +38,20 @@ def columns_of(rows: TensorDict) -> dict[str, Column]:
     """Return the columns that hold rows like these (R, ...)."""
     columns = {}
     for name, value in sorted(rows.items()):
-        array: np.ndarray = value.numpy()  # pyright: ignore[reportAssignmentType]  (rows hold tensors only)
-        columns[name] = Column(shape=array.shape[1:], dtype=array.dtype)
+        assert isinstance(value, Tensor), "rows hold tensors only"
+        kind = np.dtype(str(value.dtype).removeprefix("torch."))
+        columns[name] = Column(shape=tuple(value.shape[1:]), dtype=kind)
     return columns
 
 
 def planned_bytes(columns: dict[str, Column], capacity: int) -> int:
     """Return how much disk the buffer takes, in bytes."""
     return capacity * sum(column.row_bytes for column in columns.values())
+
+
+def carried(value: Tensor, device: torch.device) -> Tensor:
+    """Return what lies on the host on a device, by way of pinned memory: nobody waits for it."""
+    return value if device.type == "cpu" else value.pin_memory().to(device, non_blocking=True)
 
 
 class Buffer:
@@ -57,21 +63,24 @@ class Buffer:
 
     def __init__(
         self, folder: Path, columns: dict[str, Column], capacity: int, slack: int, written: int = 0,
-        *, exists: bool = False, device: str = "",
+        *, exists: bool = False, device: str = "cpu", is_held: bool = False,
     ) -> None:  # fmt: skip
         """Map the files of `folder`; `written` rows of an earlier process are kept, 0 starts afresh.
 
-        `exists`: another process has made the files, which both write to. `device`: where the rows are held
-        beside them; none = they are read from the files.
+        `exists`: another process has made the files, which both write to. `device`: where rows are given.
+        `is_held`: whether all are held there, or else read from the files.
         """
         self.columns, self.capacity, self._size = columns, capacity, capacity + slack
         self.written, self._folder, self._exists = written, folder, exists or written > 0
+        self.device = torch.device(device)
+        self.place = self.device if is_held else torch.device("cpu")  # where numbers of rows are to be
         folder.mkdir(parents=True, exist_ok=True)
         self._maps = {name: self._open(folder / f"{name}.bin", column) for name, column in columns.items()}
         self._held: dict[str, Tensor] = {}
-        if device:
+        self._unsaved: list[tuple[Tensor, tuple[str, ...]]] = []  # slots and columns that the files lack
+        if is_held:
             self._held = {
-                name: torch.from_numpy(one).to(device, copy=True) for name, one in self._maps.items()
+                name: torch.from_numpy(one).to(self.device, copy=True) for name, one in self._maps.items()
             }
 
     def __len__(self) -> int:
@@ -82,40 +91,41 @@ class Buffer:
 
         Where several processes append `count` rows together, these ones have `places` (R,) among them.
         """
-        own = np.arange(rows.batch_size[0]) if places is None else places.numpy()
-        slots = (self.written + own) % self._size
-        for name, target in self._maps.items():
-            target[slots] = rows[name].numpy()
-        self.written += count or rows.batch_size[0]
+        own = torch.arange(len(rows), device=self.place) if places is None else places
+        self._write(self.written + own, {name: rows[name] for name in self.columns})
+        self.written += count or len(rows)
 
     def fill(self, name: str, values: Tensor) -> None:
         """Write one column of the rows (R, ...) that `add` is about to append, of all processes."""
-        slots = (self.written + np.arange(len(values))) % self._size
-        self._maps[name][slots] = values.numpy()
+        self._write(self.written + torch.arange(len(values), device=self.place), {name: values})
 
     def hold(self, count: int) -> None:
-        """Take the newest `count` rows, which all processes have appended, over to the device."""
+        """Take the newest `count` rows from the files, to which all processes have written them."""
         slots = (self.written - count + np.arange(count)) % self._size
         for name, target in self._held.items():
             target[torch.from_numpy(slots)] = torch.from_numpy(self._maps[name][slots]).to(target.device)
 
     def rows(self, numbers: Tensor) -> TensorDict:
         """Return rows (R, ...) by age: 0 is the oldest still in the window, len(self) - 1 the newest."""
-        slots = (self.written - len(self) + numbers.numpy()) % self._size
-        if self._held:
-            where = torch.from_numpy(slots)
-            held = {name: source[where.to(source.device)] for name, source in self._held.items()}
-            return TensorDict(held, batch_size=[len(numbers)])
-        fields = {name: torch.from_numpy(source[slots]) for name, source in self._maps.items()}
+        fields = {name: carried(value, self.device) for name, value in self._read(numbers, self.columns)}
         return TensorDict(fields, batch_size=[len(numbers)])
 
-    def column(self, name: str) -> np.ndarray:
-        """Return one whole column of the window, oldest first (a copy)."""
-        slots = (self.written - len(self) + np.arange(len(self))) % self._size
-        return self._maps[name][slots]
+    def column(self, name: str) -> Tensor:
+        """Return one whole column of the window, oldest first, where numbers of rows are (a copy)."""
+        ((_, value),) = self._read(torch.arange(len(self), device=self.place), [name])
+        return value
+
+    def save(self) -> None:
+        """Write to the files what they lack; it waits for the device."""
+        for slots, names in self._unsaved:
+            where = slots.numpy(force=True)
+            for name in names:
+                self._maps[name][where] = self._held[name][slots].numpy(force=True)
+        self._unsaved.clear()
 
     def flush(self) -> None:
         """Hand all rows to the operating system; they survive the death of this process."""
+        self.save()
         for target in self._maps.values():
             target.flush()
 
@@ -124,6 +134,26 @@ class Buffer:
         self._maps.clear()
         self._held.clear()
         shutil.rmtree(self._folder)
+
+    def _write(self, numbers: Tensor, fields: Mapping[str, Tensor]) -> None:
+        """Write rows (R, ...) by when they were appended, counted from the first one ever."""
+        slots = numbers % self._size
+        if self._held:
+            for name, value in fields.items():
+                self._held[name][slots] = value
+            self._unsaved.append((slots, tuple(fields)))
+            return
+        for name, value in fields.items():
+            self._maps[name][slots.numpy()] = value.numpy(force=True)
+
+    def _read(self, numbers: Tensor, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield columns of rows (R, ...) by age."""
+        slots = (self.written - len(self) + numbers) % self._size
+        for name in names:
+            if self._held:
+                yield name, self._held[name][slots]
+            else:
+                yield name, torch.from_numpy(self._maps[name][slots.numpy()])
 
     def _open(self, path: Path, column: Column) -> np.memmap:
         shape = (self._size, *column.shape)

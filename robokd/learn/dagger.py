@@ -95,7 +95,7 @@ class Dagger:
         self._round = TensorDict()  # the newest rows, where the student learns from reward
         weights = [value for value in student.parameters() if value.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            weights, lr=self.settings.learning_rate.begin, weight_decay=self.settings.weight_decay
+            weights, lr=self.settings.learning_rate.begin, weight_decay=self.settings.weight_decay, fused=True
         )
         self.draws = Draws(config.seed, "train")
         self.targets = target_slices(env, tuple(student.targets))
@@ -121,12 +121,13 @@ class Dagger:
                 share, rate = self._now(settings.acting.share), self._now(settings.learning_rate)
                 self.weights = self.objective.weights(self._now)
                 driven = self._collect(share)
-                collected = time.perf_counter()
+                collected = time.perf_counter()  # of the host: a GPU may have some of it before it
                 losses = self._learn(number, rate)
                 totals["round"] += 1
                 finished = totals["round"] == settings.rounds
                 row = {
-                    **losses, **self._validation_loss(), "beta": share, "teacher_drove": driven,
+                    **losses, **self._validation_loss(), "beta": share,
+                    "teacher_drove": driven.item(),
                     "frames": float(totals["env_steps"]), "fall_backs": float(totals["fall_backs"]),
                     "time/collect_s": collected - started, "time/learn_s": time.perf_counter() - collected,
                 }  # fmt: skip
@@ -156,13 +157,20 @@ class Dagger:
         return schedule.value(self.totals["round"], self.totals["retentions"], self.settings.rounds)
 
     def _learn(self, number: int, rate: float) -> dict[str, float]:
-        return self._reinforce(self.rewards, number) if self.rewards else self._fit(number, rate)
+        """Take the round's gradient steps; return what is logged of them, for which it waits at the end."""
+        if self.rewards is not None:
+            means = self._reinforce(self.rewards, number)
+            more = {**ranks.summed(self.rewards.seen), "learning_rate": self.rewards.rate.item()}
+        else:
+            means, more = self._fit(number, rate), {"learning_rate": rate}
+            self.data.check_learnable()
+        return {**self._named(means, number), **more}
 
-    def _collect(self, share: float) -> float:
+    def _collect(self, share: float) -> Tensor:
         """Act, label every observation before its step, store the rows; return how much the teacher drove."""
         env, settings, state = self.env, self.settings, self.env.state
         obs = env.get_observations()
-        steps, memories, drove = [], [], torch.zeros(())
+        steps, memories, drove = [], [], torch.zeros((), device=env.device)
         for number in range(settings.steps_per_round):
             if number % self.length == 0:
                 memories.append(self.policy.state.clone())
@@ -187,7 +195,7 @@ class Dagger:
         frames = settings.steps_per_round * env.num_envs * ranks.world()
         self.totals["env_steps"] += frames
         self.totals["teacher_labels"] += frames
-        return ranks.total(drove).item() / settings.steps_per_round / ranks.world()
+        return ranks.total(drove).double() / settings.steps_per_round / ranks.world()
 
     def _candidates(self, obs: TensorDict, taught: TeacherOutput) -> tuple[Tensor, Tensor]:
         """Return what the teacher and the student would send (N, A); who learns from reward explores."""
@@ -240,13 +248,11 @@ class Dagger:
         fields |= {LABEL: taught.action, EPISODE: state.episode_id.clone(), FRESH: state.step == 0}
         return TensorDict(fields, batch_size=obs.batch_size)
 
-    def _fit(self, number: int, rate: float) -> dict[str, float]:
+    def _fit(self, number: int, rate: float) -> Means:
         """Take the round's gradient steps on rows of the whole data set; they follow from seed and round."""
-        settings, data, generator = self.settings, self.data, self._generator(number)
-        training, means = data.training(), Means()
+        data, means = self.data, Means()
         self.student.train()
-        for _ in range(settings.gradient_steps):
-            chosen = data.draw(training, generator)
+        for chosen in data.batches(number, self.settings.gradient_steps):
             rows = data.buffer.rows(chosen[data.own_part(chosen)])
             valid = ~data.is_held_out(rows)
             loss, terms, own = self.lesson(rows, valid, self.weights)
@@ -255,11 +261,12 @@ class Dagger:
             means.add(loss=loss, **terms)
             self.totals["grad_samples"] += len(chosen) * self.length
         self.student.eval()
-        return {**self._named(means, number), "learning_rate": rate}
+        return means
 
-    def _reinforce(self, rewards: Reinforcement, number: int) -> dict[str, float]:
+    def _reinforce(self, rewards: Reinforcement, number: int) -> Means:
         """Take the round's gradient steps on its own rows; they follow from seed and round."""
-        rows, generator = self._round, self._generator(number)
+        rows, seed = self._round, (self.config.seed * 1_000_003 + number) % 2**63
+        generator = torch.Generator().manual_seed(seed)
         is_warm = number >= rewards.settings.critic_warmup
         means = Means()
         self.student.train()
@@ -269,7 +276,7 @@ class Dagger:
                 before = [self.lesson.before(part) for part in parts]
             rows.update({name: torch.cat([one[name] for one in before]) for name in before[0]})
         for _ in range(rewards.settings.epochs):
-            distance, count = torch.zeros(()), 0
+            distance, count = 0.0, 0
             for part in rewards.parts(rows, generator):
                 means.add(critic=rewards.fit_critic(part))
                 if is_warm:  # of a round, nothing is held out
@@ -277,24 +284,22 @@ class Dagger:
                     self._descend(loss, rewards.rate)
                     means.add(loss=loss, **terms)
                     distance, count = distance + moved(own, part).detach(), count + 1
-            rewards.adapt(ranks.total(distance).item() / count if is_warm else None)
+            if isinstance(distance, Tensor):
+                rewards.adapt(ranks.total(distance).double() / count)
         self.totals["grad_samples"] += rewards.settings.epochs * rows[LABEL][..., 0].numel() * ranks.world()
         self.student.eval()
         self._normalise(rows)
-        return {**self._named(means, number), **ranks.summed(rewards.seen), "learning_rate": rewards.rate}
+        return means
 
-    def _descend(self, loss: Tensor, rate: float) -> None:
+    def _descend(self, loss: Tensor, rate: float | Tensor) -> None:
         """Take a gradient step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate.float() if isinstance(rate, Tensor) else rate  # as the fused kernel reads it
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         ranks.sum_gradients(self.student.parameters())
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
-
-    def _generator(self, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
 
     def _named(self, means: Means, number: int) -> dict[str, float]:
         """Return the means as they are logged; UserError for a loss that is not finite."""
@@ -378,7 +383,7 @@ class Dagger:
         own = ranks.divided(saved["worlds"])
         self.env.restore(own["env"])
         self.totals.update(saved["totals"])
-        self.policy.state.update(own["memory"])
+        self.policy.state.update({name: value.to(self.env.device) for name, value in own["memory"].items()})
         self.policy.reset(self.env.state.step == 0)  # worlds that are not ours begin their episodes afresh
         torch.set_rng_state(saved["rng"])
         if self.rewards is not None:

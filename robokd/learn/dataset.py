@@ -5,7 +5,7 @@ Shapes: N environments, R rows, B rows of a batch, T steps of a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from robokd import UserError
 from robokd.files import free_bytes
 from robokd.learn import ranks
 from robokd.learn.buffer import Buffer, columns_of, planned_bytes
-from robokd.learn.priorities import Priorities, priority
+from robokd.learn.priorities import Priorities, drawn, priority
 from robokd.memory import available_mb
 from robokd.students.base import Student, StudentOutput
 
@@ -31,6 +31,7 @@ EPISODE = "episode"  # number of the episode: held-out steps are whole episodes
 FRESH = "fresh"  # whether a step begins an episode
 MEMORY = "memory."  # before the name of a part of the student's state, which is that before the first step
 _HELD_OUT_FRAMES = 2048  # of the validation loss, the newest
+_SHARE = 0.6  # of a GPU's free memory that rows may have unasked: worlds and learning want the rest
 
 
 def rows_of(steps: Sequence[TensorDict], memories: Sequence[TensorDict], length: int) -> TensorDict:
@@ -48,9 +49,9 @@ def rows_of(steps: Sequence[TensorDict], memories: Sequence[TensorDict], length:
     return TensorDict(joined, batch_size=[len(joined[LABEL])])
 
 
-def places(count: int, num_envs: int) -> Tensor:
+def places(count: int, num_envs: int, device: torch.device | str = "cpu") -> Tensor:
     """Return where this process's rows (count,) stand among those of all: blocks of all environments."""
-    row = torch.arange(count)
+    row = torch.arange(count, device=device)
     block, environment = row // num_envs, row % num_envs
     return (block * ranks.world() + ranks.rank()) * num_envs + environment
 
@@ -91,31 +92,41 @@ class DataSet:
         self._capacity = max(min(settings.capacity // length, settings.rounds * per_round), 1)
         self.priorities: Priorities | None = None
         self._buffer: Buffer | None = None
+        self._learnable = torch.ones(())  # how many rows of the last round's had a step to learn from
         self.bytes = 0  # on disk
 
     def open(self, folder: Path, like: TensorDict, written: int = 0, device: str = "cpu") -> None:
         """Allocate for rows like these, said in bytes; `written` rows of an earlier process are kept."""
-        held = device if self.settings.store == "device" else ""
         columns = columns_of(like)
         self.bytes = planned_bytes(columns, self.size)
+        is_held = self.is_held(self.bytes, device)
         groups = ", ".join(f"{name} {column.row_bytes} B" for name, column in columns.items())
         each = f"rows of {self.length} steps:" if self.length > 1 else "rows of"
         if ranks.machines() > 1:
             folder = folder.with_name(f"{folder.name}_{ranks.machine()}")
         if ranks.is_first():
-            size = f"{self.bytes / 1e6:,.0f} MB on disk" + (f" and on {held}" if held else "")
+            size = f"{self.bytes / 1e6:,.0f} MB on disk" + (f" and on {device}" if is_held else "")
             print(f"buffer: {self._capacity:,} {each} {groups}: {size}", flush=True)
         if ranks.is_first_here():
             if not written:
                 self.check_room(folder.parent, like, device)
-            self._buffer = Buffer(folder, columns, self._capacity, self._slack, written, device=held)
+            self._buffer = Buffer(
+                folder, columns, self._capacity, self._slack, written, device=device, is_held=is_held
+            )
         ranks.wait()
         if not ranks.is_first_here():
             self._buffer = Buffer(
-                folder, columns, self._capacity, self._slack, written, exists=True, device=held
-            )
+                folder, columns, self._capacity, self._slack, written, exists=True, device=device,
+                is_held=is_held,
+            )  # fmt: skip
         if self.settings.sampling == "priority":
-            self.priorities = Priorities(self.size)
+            self.priorities = Priorities(self.size, self.buffer.place)
+
+    def is_held(self, wanted: float, device: str) -> bool:
+        """Whether a device holds rows of so many bytes in all: where it is told to, or is a GPU with room."""
+        if self.settings.store != "auto":
+            return self.settings.store == "device"
+        return device.startswith("cuda") and wanted <= _SHARE * available_mb(device) * 2**20
 
     def check_room(self, folder: Path | str, like: TensorDict, device: str = "cpu") -> None:
         """Raise UserError, with the largest capacity that fits, if rows like these would not fit.
@@ -151,9 +162,12 @@ class DataSet:
             self.priorities.add(self.buffer.written, count)
         if ranks.machines() > 1:
             self.buffer.fill(EPISODE, self._of_all(rows[EPISODE]))
-        self.buffer.add(rows, places(len(rows), self._num_envs // ranks.world()), count)
-        ranks.wait()
-        self.buffer.hold(count)
+        own = places(len(rows), self._num_envs // ranks.world(), self.buffer.place)
+        self.buffer.add(rows, own, count)
+        if ranks.here() > 1:  # each holds what all of the machine have written
+            self.buffer.save()
+            ranks.wait()
+            self.buffer.hold(count)
 
     def own_part(self, chosen: Tensor) -> Tensor:
         """Return which rows of a batch, by age (B,), this process learns from; each row is one process's.
@@ -162,10 +176,12 @@ class DataSet:
         """
         if len(chosen) < ranks.world():
             raise UserError(f"a batch of {len(chosen)} rows cannot be shared by {ranks.world()} processes")
+        own = slice(ranks.rank() % ranks.here(), None, ranks.here())
+        if ranks.machines() == 1:
+            return torch.arange(len(chosen), device=chosen.device)[own]
         numbers = self.buffer.written - len(self.buffer) + chosen
         machine = numbers % self._num_envs * ranks.machines() // self._num_envs
-        held = (machine == ranks.machine()).nonzero()[:, 0]
-        return held[ranks.rank() % ranks.here() :: ranks.here()]
+        return (machine == ranks.machine()).nonzero()[:, 0][own]
 
     def remove(self) -> None:
         """Delete the files: a finished run is not resumed, and its pictures are many."""
@@ -185,28 +201,34 @@ class DataSet:
         """Return which steps (B, T) are never learned from."""
         return self._held_out(rows[EPISODE])
 
-    def training(self) -> Tensor:
-        """Return the rows, by age, with a step to learn from; raises UserError if there is none."""
-        episodes = torch.from_numpy(self.buffer.column(EPISODE))
-        found = (~self._held_out(episodes)).any(1).nonzero()[:, 0]
-        if not len(found):
+    def held_out(self) -> Tensor:
+        """Return the newest rows, by age, with a step that is never learned from; it waits for the device."""
+        found = self._held_out(self.buffer.column(EPISODE)).any(1).nonzero()[:, 0]
+        return found[-_HELD_OUT_FRAMES // self.length :]
+
+    def batches(self, number: int, steps: int) -> Iterator[Tensor]:
+        """Yield the rows (B,), by age, of a round's batches, with replacement: the same in every process.
+
+        Each has a step to learn from, if any row has; `check_learnable` tells.
+        """
+        learnable = (~self._held_out(self.buffer.column(EPISODE))).any(1).long()
+        ends = learnable.cumsum(0)
+        self._learnable = ends[-1]
+        rows = self.buffer.written - len(self.buffer) + torch.arange(len(ends), device=ends.device)
+        step = torch.arange(steps, device=ends.device)
+        count = batch_rows(self.settings.batch_size, self.length)
+        for lots in self._draws.uniform("batch", torch.full_like(step, number), step, count):
+            if self.priorities is not None:
+                chances = learnable * self.priorities.chances(rows, self.settings.priority_power)
+                ends = chances.cumsum(0)
+            yield drawn(ends, lots)
+
+    def check_learnable(self) -> None:
+        """Raise UserError if there was nothing to draw batches from; it waits for the device."""
+        if not self._learnable:
             share = f"dagger.validation_share={self.settings.validation_share:g}"
             frames = len(self.buffer) * self.length
             raise UserError(f"{share} leaves none of the {frames} frames to learn from")
-        return found
-
-    def held_out(self) -> Tensor:
-        """Return the newest rows, by age, with a step that is never learned from."""
-        episodes = torch.from_numpy(self.buffer.column(EPISODE))
-        return self._held_out(episodes).any(1).nonzero()[:, 0][-_HELD_OUT_FRAMES // self.length :]
-
-    def draw(self, training: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the rows (B,) of a batch, by age, with replacement: the same in every process."""
-        count = batch_rows(self.settings.batch_size, self.length)
-        if self.priorities is None:
-            return training[torch.randint(len(training), (count,), generator=generator)]
-        numbers = self.buffer.written - len(self.buffer) + training
-        return training[self.priorities.draw(numbers, count, self.settings.priority_power, generator)]
 
     def weigh(self, chosen: Tensor, action: Tensor, rows: TensorDict, valid: Tensor) -> None:
         """Note how much is left to learn of rows, by age (B,), from the student's actions.
@@ -215,8 +237,9 @@ class DataSet:
         """
         if self.priorities is not None:
             log_std = rows.get(f"{LABEL}.log_std", None)  # None: no loss reads it, so that it is not kept
-            weights = torch.zeros(len(chosen))
-            weights[self.own_part(chosen)] = priority(action.detach(), rows[LABEL], log_std, valid)
+            weights = torch.zeros(len(chosen), device=chosen.device)
+            own = priority(action.detach(), rows[LABEL], log_std, valid)
+            weights[self.own_part(chosen)] = own.to(chosen.device)
             weights = ranks.total(weights)
             self.priorities.update(self.buffer.written - len(self.buffer) + chosen, weights)
 

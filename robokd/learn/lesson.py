@@ -68,4 +68,4 @@ def moved(said_now: StudentOutput, rows: TensorDict) -> Tensor:
     assert said_now.log_std is not None, "a loss of the rollout asks for a spread: of_student"
     before, now = (2 * rows[SPREAD]).exp(), (2 * said_now.log_std).exp()
     found = divergence(before, now, (said_now.action - rows[MEAN]).square())
-    return found.sum() / ranks.total(torch.tensor(found.numel()))
+    return found.sum() / ranks.count(found.numel())

@@ -76,7 +76,7 @@ def build_student(config: DistillConfig, env: VecEnv, latent_size: int = 0) -> S
         obs_specs=specs, cameras=tuple(cameras), action_size=env.num_actions, targets=targets,
         latent_size=latent_size, shown=shown_groups(config, env),
     )  # fmt: skip
-    return config.student.build(interface).eval()
+    return config.student.build(interface).eval().to(env.device)
 
 
 def shown_groups(config: DistillConfig, env: VecEnv) -> dict[str, ObsSpec]:

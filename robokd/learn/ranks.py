@@ -111,7 +111,7 @@ def total(value: Tensor) -> Tensor:
 
 def count(number: int) -> int:
     """Return the sum of a whole number over all processes."""
-    return int(total(torch.tensor(number)).item())
+    return int(total(torch.tensor(number)).item()) if world() > 1 else number
 
 
 def gathered(value: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def joined(snapshot: dict[str, Any]) -> dict[str, Any]:
 
     A snapshot's tensors have a row for each environment; its numbers are counts, which add up.
     """
-    parts = collected(snapshot)
+    parts = collected(_on_host(snapshot))
     return _joined(parts) if parts else {}
 
 
@@ -198,6 +198,15 @@ def _joined(parts: list[Snapshot]) -> Snapshot:
     if isinstance(one, list):
         return [_joined(list(values)) for values in zip(*parts, strict=True)]
     return torch.cat(parts) if isinstance(one, Tensor) else sum(parts)
+
+
+def _on_host(part: Snapshot) -> Snapshot:
+    """Return a snapshot that any machine can read, whatever devices it has."""
+    if isinstance(part, Mapping):
+        return {name: _on_host(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_on_host(value) for value in part]
+    return part.cpu() if isinstance(part, Tensor) else part
 
 
 def _told(name: str, default: int) -> int:

@@ -2,8 +2,8 @@
 
 Source: Schulman et al. (2017), algorithm 1; the learning rate follows the divergence as in rsl_rl.
 Departures: the likelihood of what was done is taken when learning begins, in the numerics of learning, so
-that the first ratio is 1 though convolutions learn in bfloat16; and the rate changes once an epoch, without a
-wait for the device in every step.
+that the first ratio is 1 though convolutions learn in bfloat16; and the rate changes once an epoch, on the
+device, for which nobody waits.
 Shapes: N environments, S steps of a round, R rows, T steps of a row, A actions.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from robokd import UserError
 from robokd.learn import ranks
 from robokd.learn.advantages import advantages
+from robokd.learn.buffer import carried
 from robokd.learn.dataset import places
 from robokd.losses.base import ACTED, ADVANTAGE, BEHIND, DRIVEN, SENT
 from robokd.nets.critic import Critic
@@ -54,9 +55,14 @@ class Reinforcement:
     def __init__(self, settings: ReinforcementConfig, env: VecEnv) -> None:
         self.settings = settings
         self.groups = critic_groups(settings, env)
-        self.critic = Critic(sum(env.obs_specs[name].size for name in self.groups), settings.critic_hidden)
-        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=settings.critic_learning_rate)
-        self.rate, self.largest, self.num_envs = settings.learning_rate, RATES[1], env.num_envs
+        size = sum(env.obs_specs[name].size for name in self.groups)
+        self.critic = Critic(size, settings.critic_hidden).to(env.device)
+        self.optimizer = torch.optim.AdamW(
+            self.critic.parameters(), lr=settings.critic_learning_rate, fused=True
+        )
+        self.num_envs, self._device = env.num_envs, torch.device(env.device)
+        # how fast the student learns, and may learn at most
+        self.rate, self.largest = self._numbers(settings.learning_rate, RATES[1])
         self.seen: dict[str, Tensor] = {}  # of the last round: mean reward, success of ended episodes
         self._steps: list[dict[str, Tensor]] = []
 
@@ -105,14 +111,15 @@ class Reinforcement:
         own = places(len(rows), self.num_envs)
         where = torch.full((len(rows) * ranks.world(),), -1)
         where[own] = torch.arange(len(rows))
-        order = torch.randperm(len(where), generator=generator)
-        for chosen in order.chunk(self.settings.mini_batches):
-            found = where[chosen]
-            yield rows[found[found >= 0]]
+        # all of it is known to the host, which sends what it finds on ahead
+        found = where[torch.randperm(len(where), generator=generator)]
+        for part in found.chunk(self.settings.mini_batches):
+            mine = part[part >= 0] if ranks.world() > 1 else part
+            yield rows[carried(mine, self._device)]
 
     def fit_critic(self, rows: TensorDict) -> Tensor:
         """Take a gradient step of the critic; return its loss."""
-        count = ranks.total(torch.tensor(rows[RETURN].numel()))
+        count = ranks.count(rows[RETURN].numel())
         loss = self.critic.loss(rows[KNOWN].flatten(0, 1), rows[RETURN].flatten()).sum() / count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -120,32 +127,34 @@ class Reinforcement:
         self.optimizer.step()
         return loss.detach()
 
-    def adapt(self, moved: float | None) -> None:
-        """Change the learning rate by how far an epoch moved the policy, in nats; None or 0: unknown."""
-        wanted, low, high = self.settings.desired_kl, RATES[0], self.largest
-        if not moved or not wanted:
+    def adapt(self, moved: Tensor) -> None:
+        """Change the learning rate by how far an epoch moved the policy, in nats; 0: unknown."""
+        wanted = self.settings.desired_kl
+        if not wanted:
             return
-        if moved > 2 * wanted:
-            self.rate = max(low, self.rate / STEP)
-        elif moved < wanted / 2:
-            self.rate = min(high, self.rate * STEP)
+        slower, faster = (self.rate / STEP).clamp(min=RATES[0]), (self.rate * STEP).minimum(self.largest)
+        is_little = (moved > 0) & (moved < wanted / 2)
+        self.rate = torch.where(moved > 2 * wanted, slower, torch.where(is_little, faster, self.rate))
 
     def slow_down(self) -> None:
         """Halve the learning rate, and what it may grow to again."""
-        self.rate = self.largest = max(RATES[0], self.rate / 2)
+        self.rate = self.largest = (self.rate / 2).clamp(min=RATES[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact resume needs."""
         return {
             "critic": self.critic.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "rates": [self.rate, self.largest],
+            "rates": [self.rate.item(), self.largest.item()],
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Return to what `state_dict` returned."""
         self.critic.load_state_dict(saved["critic"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.rate, self.largest = saved["rates"]
+        self.rate, self.largest = self._numbers(*saved["rates"])
+
+    def _numbers(self, *values: float) -> list[Tensor]:
+        return [torch.full((), value, dtype=torch.float64, device=self._device) for value in values]
 
     def _rows(self, obs: TensorDict) -> Tensor:
         return torch.cat([obs[name] for name in self.groups], -1)

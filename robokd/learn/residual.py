@@ -83,7 +83,7 @@ class ResidualEnv:
             inner.obs_specs,
             inner.camera_specs,
         )
-        self.draws, self.state = inner.draws, inner.state
+        self.draws, self.state, self.sampler = inner.draws, inner.state, inner.sampler
         self._student_state = self._state_before = student.initial_state(inner.num_envs)
         self._observations = self._extend(inner.get_observations())
 
@@ -137,7 +137,8 @@ class ResidualEnv:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """See VecEnv."""
         self.inner.restore(snapshot["inner"])
-        saved = TensorDict(snapshot["student"], batch_size=[self.num_envs])
+        parts = {name: value.to(self.device) for name, value in snapshot["student"].items()}
+        saved = TensorDict(parts, batch_size=[self.num_envs])
         # worlds that are not ours begin their episodes afresh
         self._student_state = self.student.reset(saved, self.inner.state.step == 0)
         self._observations = self._extend(self.inner.get_observations())
@@ -169,6 +170,6 @@ def load_refined(run: Run, checkpoint: str, env: VecEnv) -> tuple[StudentModule,
     student.load_state_dict(saved["student"])
     widths = {name: spec.size for name, spec in env.obs_specs.items()}
     widths |= {BASE: env.num_actions, FEATURES: student.feature_size}
-    rows = {group: torch.zeros(1, widths[group]) for group in config.teacher.actor_groups}
+    rows = {group: torch.zeros(1, widths[group], device=env.device) for group in config.teacher.actor_groups}
     teacher = config.teacher.build(TensorDict(rows, batch_size=[1]), env.num_actions, saved)
     return student.eval().requires_grad_(False), teacher.actor, config.residual_scale

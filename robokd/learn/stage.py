@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from robokd.config import dump
 from robokd.draws import Draws
@@ -44,6 +45,19 @@ def begin(seed: int, threads: int, *, alone: bool = True) -> None:
     torch.set_num_threads(ranks.own_threads(threads))
     _keep_memory()
     forget_peak_memory()
+
+
+def random_state(device: str) -> dict[str, Tensor]:
+    """Return where torch's random numbers are: the host's, and those that a GPU draws itself."""
+    own = {"rng_cuda": torch.cuda.get_rng_state(device)} if device.startswith("cuda") else {}
+    return {"rng": torch.get_rng_state(), **own}
+
+
+def restore_random_state(saved: Mapping[str, Any], device: str) -> None:
+    """Return to a random state; what another kind of device drew goes on from this one's seed."""
+    torch.set_rng_state(saved["rng"])
+    if device.startswith("cuda") and "rng_cuda" in saved:
+        torch.cuda.set_rng_state(saved["rng_cuda"], device)
 
 
 def create_run(config: StageConfig, stage: str, parents: Sequence[Run] = ()) -> Run:
@@ -83,6 +97,7 @@ def build_env(
     setup = Setup(
         num_envs=own, groups=groups, draws=Draws(config.seed, stream), space=space, device=config.device,
         threads=ranks.own_threads(config.threads), first=first, total=count, ends=ends,
+        curriculum=getattr(config, "curriculum", None) if stream == "train" else None,
     )  # fmt: skip
     renderer, corrupt = getattr(config, "renderer", None), getattr(config, "corrupt", Corruption())
     return config.task.build(sim=config.sim, renderer=renderer, corrupt=corrupt, setup=setup)

@@ -25,7 +25,14 @@ from robokd.env.base import TaskEnv, VecEnv, check_contract, contract
 from robokd.learn import ranks
 from robokd.learn.rollout import SATURATED, Outcomes, rollout
 from robokd.learn.shared_ppo import share
-from robokd.learn.stage import begin, build_env, create_run, shared_fields
+from robokd.learn.stage import (
+    begin,
+    build_env,
+    create_run,
+    random_state,
+    restore_random_state,
+    shared_fields,
+)
 from robokd.progress import Progress
 from robokd.run import Run
 from robokd.teachers.ppo import PpoCfg, PpoTeacher
@@ -61,6 +68,9 @@ def teach(config: TeachConfig, resume: Run | None = None) -> Path:
     if is_shared := isinstance(settings, PpoCfg):
         ranks.join(config.device)
     begin(config.seed, config.threads, alone=not is_shared)
+    if ranks.world() > 1 and config.curriculum.learns:
+        name = config.curriculum.name
+        raise UserError(f"curriculum={name} learns in one process, got {ranks.world()}")
     groups = tuple(dict.fromkeys((*settings.actor_groups, *settings.critic_groups)))
     env = build_env(config, groups, "train", ends=not is_shared)  # of which rsl_rl's PPO makes no use
     validation = build_env(config, settings.actor_groups, "validation", num_envs=settings.evaluate_episodes)
@@ -118,6 +128,8 @@ def train(
             if iteration % settings.evaluate_every == 0 or finished:
                 outcomes = ranks.first(validate)
                 row |= {f"validation/{name}": value for name, value in outcomes.means().items()}
+                told = env.sampler.summary() if env.sampler else {}
+                row |= {f"curriculum/{name}": float(value) for name, value in told.items()}
                 score = [outcomes.success.mean().item(), outcomes.returns.mean().item()]
                 is_best = score > totals["best"]
                 totals["best"] = max(score, totals["best"])
@@ -170,12 +182,12 @@ class PpoLearner:
 
     def state(self) -> dict[str, Any]:
         """See Learner."""
-        return {**self.algorithm.save(), "infos": None, "rng": torch.get_rng_state()}
+        return {**self.algorithm.save(), "infos": None, **random_state(self.env.device)}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """See Learner."""
         self.algorithm.load(saved, None, strict=True)
-        torch.set_rng_state(saved["rng"])
+        restore_random_state(saved, self.env.device)
 
 
 def _collect(env: VecEnv, algorithm: PPO, steps: int) -> dict[str, float]:

@@ -115,17 +115,17 @@ def _integrate(mean_s: Tensor, sigma_s: Tensor, sigma_t: Tensor, beta: float) ->
 
 def _nodes(mean_s: Tensor, sigma_s: Tensor, sigma_t: Tensor) -> tuple[Tensor, Tensor]:
     """Return places (..., N) and their widths, dense where either Gaussian is: the narrower is not missed."""
-    edges = sigma_t.new_tensor(EDGES)
+    edges, points, weights = _legendre(sigma_t.device, sigma_t.dtype)
     cuts = torch.cat((sigma_t[..., None] * edges, mean_s[..., None] + sigma_s[..., None] * edges), -1)
     cuts = cuts.sort(-1).values
-    points, weights = (sigma_t.new_tensor(values) for values in _legendre())
     half = (cuts.diff(dim=-1) / 2)[..., None]
     middle = ((cuts[..., 1:] + cuts[..., :-1]) / 2)[..., None]
     return (middle + half * points).flatten(-2), (half * weights).flatten(-2)
 
 
 @cache
-def _legendre() -> tuple[list[float], list[float]]:
-    """Return the nodes and weights of Gauss-Legendre quadrature on [-1, 1]."""
-    points, weights = np.polynomial.legendre.leggauss(ORDER)
-    return points.tolist(), weights.tolist()
+def _legendre(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return EDGES, and the nodes and weights of Gauss-Legendre quadrature on [-1, 1], carried over once."""
+    rows = (EDGES, *np.polynomial.legendre.leggauss(ORDER))
+    edges, points, weights = (torch.as_tensor(row, dtype=dtype, device=device) for row in rows)
+    return edges, points, weights

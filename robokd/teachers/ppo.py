@@ -91,8 +91,8 @@ class PpoCfg:
         )  # fmt: skip
 
     def build(self, obs: TensorDict, num_actions: int, tensors: dict[str, Any]) -> PpoTeacher:
-        """Return the frozen teacher of a checkpoint's tensors; obs fixes the widths of its groups."""
-        actor = self._actor(obs, num_actions)
+        """Return the frozen teacher of a checkpoint's tensors; obs fixes its groups' widths and device."""
+        actor = self._actor(obs, num_actions).to(obs[self.actor_groups[0]].device)
         actor.load_state_dict(tensors["actor_state_dict"])
         return PpoTeacher(actor.eval().requires_grad_(False), self.actor_groups)
 

@@ -7,26 +7,29 @@ invalid (zero, negative or not finite). "rgb_u8" and "segment_i16" are written b
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 
-from robokd.specs import CameraSpec
+from robokd.specs import Array, CameraSpec
 
-SMALLEST_F16_M = np.float32(2.0**-14)  # float16 is coarser below; nothing is seen from there
+SMALLEST_F16_M = 2.0**-14  # float16 is coarser below; nothing is seen from there
 
 
-def encode(depth_m: np.ndarray, camera: CameraSpec) -> np.ndarray:
+def encode(depth_m: Array, camera: CameraSpec, xp: ModuleType = np) -> Array:
     """Return the encoded image of planar depth in metres, any shape, as `camera.dtype`.
 
-    The arithmetic is float32 in this order so that renderers can repeat it bit for bit.
+    `xp` is numpy or torch, whose arrays it takes and returns; a tensor stays on its device. The arithmetic is
+    float32 in this order so that both, and renderers, have it bit for bit.
     """
-    depth = np.asarray(depth_m, np.float32)
-    near, far = np.float32(camera.near_m), np.float32(camera.far_m)
+    depth = xp.asarray(depth_m, dtype=xp.float32)
+    near, far = (float(np.float32(end)) for end in (camera.near_m, camera.far_m))
     hit = (depth > 0) & (depth <= far)
-    clipped = np.where(hit, np.maximum(depth, near), near)
+    clipped = xp.where(hit, xp.clip(depth, near, None), near)
     if camera.encoding == "depth_f16":
-        return np.where(hit, np.maximum(clipped, SMALLEST_F16_M), 0).astype(np.float16)
-    code = (clipped - near) * steps_per_metre(camera) + np.float32(1.5)
-    return np.where(hit, code.astype(np.int32), 0).astype(np.uint8)
+        return xp.asarray(xp.where(hit, xp.clip(clipped, SMALLEST_F16_M, None), 0), dtype=xp.float16)
+    code = (clipped - near) * float(steps_per_metre(camera)) + 1.5
+    return xp.asarray(xp.where(hit, xp.asarray(code, dtype=xp.int32), 0), dtype=xp.uint8)
 
 
 def decode(image: np.ndarray, camera: CameraSpec) -> np.ndarray:

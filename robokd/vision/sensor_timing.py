@@ -176,7 +176,8 @@ class FrameStore:
     def __init__(self, timing: Timing, images: Tensor) -> None:
         """`images` (N, ...) is an example: its shape, type and device are those of the frames."""
         self._timing = timing
-        shape = (images.shape[0], timing.places)
+        # one place more than are under way: what is not kept goes there, so that nobody asks which those are
+        shape = (images.shape[0], timing.places + 1)
         self._frames = images.new_zeros(*shape, *images.shape[1:])
         # when the frame of a place was captured, -1 where there is none, and when it arrives
         self._steps = torch.full(shape, -1, device=images.device)
@@ -192,23 +193,26 @@ class FrameStore:
         """
         now = _steps(step, episode)
         is_taken, arrives = self._timing.taken(draws, episode, now)
-        is_empty = (self._steps < 0).all(1)
+        known = self._state()
+        is_empty = (known["steps"] < 0).all(1)
         arrives = torch.where(is_empty, now, arrives)
-        is_new = (self._steps != now[:, None]).all(1)
-        rows = ((is_taken | is_empty) & is_new).nonzero()[:, 0]
+        is_new = (known["steps"] != now[:, None]).all(1)
         # the oldest is seen by nobody any more: only those on their way are younger than the one that is seen
-        oldest = self._steps.argmin(1)[rows]
-        self._frames[rows, oldest] = images[rows]
-        self._steps[rows, oldest] = now[rows]
-        self._arrives[rows, oldest] = arrives[rows]
-        captured, place = torch.where(self._arrives <= now[:, None], self._steps, -1).max(1)
-        frames = self._frames[torch.arange(len(now), device=now.device), place]
+        oldest = known["steps"].argmin(1)
+        place = torch.where((is_taken | is_empty) & is_new, oldest, self._timing.places)
+        rows = torch.arange(len(now), device=now.device)
+        self._frames[rows, place] = images
+        self._steps[rows, place] = now
+        self._arrives[rows, place] = arrives
+        captured, place = torch.where(known["arrives"] <= now[:, None], known["steps"], -1).max(1)
+        frames = self._frames[rows, place]
         return frames, ((now - captured) * self._timing.control_dt).float()
 
     def reset(self, mask: Tensor | None = None) -> None:
         """Forget the frames of the environments in mask (N,) bool."""
-        rows = slice(None) if mask is None else mask
-        self._steps[rows], self._arrives[rows] = -1, _NEVER
+        chosen = torch.ones_like(self._steps[:, 0], dtype=torch.bool) if mask is None else mask
+        self._steps.masked_fill_(chosen[:, None], -1)
+        self._arrives.masked_fill_(chosen[:, None], _NEVER)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of all state."""
@@ -223,7 +227,9 @@ class FrameStore:
             mine.copy_(snapshot[name])
 
     def _state(self) -> dict[str, Tensor]:
-        return {"frames": self._frames, "steps": self._steps, "arrives": self._arrives}
+        """Return what is under way, without the place that nobody looks at."""
+        whole = {"frames": self._frames, "steps": self._steps, "arrives": self._arrives}
+        return {name: mine[:, :-1] for name, mine in whole.items()}
 
 
 def _steps(step: Tensor | int, episode: Tensor) -> Tensor:

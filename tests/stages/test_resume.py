@@ -89,6 +89,8 @@ ITS_OWN_TEACHER = (
     [
         ("teach", ()),
         ("distill", ()),
+        # its files are written where there is a checkpoint; test_ranks kills such a run too
+        pytest.param("distill", ("dagger.store=device",), marks=pytest.mark.slow),
         pytest.param("distill", REMEMBERING, marks=pytest.mark.slow),
         ("refine", ()),
     ],

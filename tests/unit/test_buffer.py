@@ -52,18 +52,39 @@ def test_rows_added_after_a_checkpoint_leave_those_it_counts_on(tmp_path):
 
 def test_rows_held_on_a_device_are_those_of_the_files_and_come_back_from_them(tmp_path):
     columns = columns_of(_rows(0, 1))
-    plain, held = Buffer(tmp_path / "a", columns, 10, 4), Buffer(tmp_path / "b", columns, 10, 4, device="cpu")
+    plain, held = Buffer(tmp_path / "a", columns, 10, 4), Buffer(tmp_path / "b", columns, 10, 4, is_held=True)
     for first in range(0, 36, 4):
         for buffer in (plain, held):
             buffer.add(_rows(first, 4))
-        held.hold(4)
         everything = torch.arange(len(plain))
         assert (held.rows(everything) == plain.rows(everything)).all()
+        assert torch.equal(held.column("number"), plain.column("number"))
+        if first == 28:
+            held.flush()  # a checkpoint
+    # rows 32 … 35 are on the device alone, in the places of 18 … 21: nobody waited for a copy
+    assert held._maps["number"][4:8].tolist() == [18, 19, 20, 21]
+    held.flush()
+    assert not held._unsaved
+    for source in held._maps.values():
+        assert source.any()
+    again = Buffer(tmp_path / "b", columns, 10, 4, held.written, is_held=True)
+    assert _numbers(again) == _numbers(plain)
     for source in held._maps.values():
         source[:] = 0  # what is read is the copy
     assert _numbers(held) == _numbers(plain)
-    again = Buffer(tmp_path / "a", columns, 10, 4, plain.written, device="cpu")
-    assert _numbers(again) == _numbers(plain)
+
+
+def test_rows_that_other_processes_wrote_are_taken_over_from_the_files(tmp_path):
+    columns = columns_of(_rows(0, 1))
+    one = Buffer(tmp_path, columns, 8, 0, is_held=True)
+    other = Buffer(tmp_path, columns, 8, 0, exists=True, is_held=True)
+    for first in (0, 4):
+        for buffer, own in ((one, [0, 2]), (other, [1, 3])):
+            buffer.add(_rows(first, 4)[own], torch.tensor(own), 4)
+            buffer.save()
+        for buffer in (one, other):
+            buffer.hold(4)
+    assert _numbers(one) == _numbers(other) == list(range(8))
 
 
 def test_a_file_of_another_size_is_not_resumed(tmp_path):

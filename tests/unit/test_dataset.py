@@ -12,7 +12,7 @@ from robokd import UserError
 from robokd.draws import Draws
 from robokd.learn.buffer import columns_of, planned_bytes
 from robokd.learn.dataset import EPISODE, FRESH, LABEL, MEMORY, DataSet, rows_of
-from robokd.learn.priorities import Priorities, priority
+from robokd.learn.priorities import Priorities, drawn, priority
 from robokd.learning import DaggerConfig
 
 ENVS = 3
@@ -71,16 +71,19 @@ def test_held_out_episodes_are_whole_and_never_learned_from(tmp_path, length, ca
     assert 0 < held.float().mean() < 1
     inside, outside = set(rows[EPISODE][held].tolist()), set(rows[EPISODE][~held].tolist())
     assert not inside & outside
-    training = data.training()
-    assert (~held[training]).any(1).all()
+    for chosen in data.batches(0, 20):
+        assert (~held[chosen]).any(1).all()
+    data.check_learnable()
     assert set(rows[EPISODE][data.held_out()][held[data.held_out()]].tolist()) <= inside
 
 
 def test_all_held_out_is_refused(tmp_path, capsys):
     data = open_set(tmp_path, validation_share=0.999)
     fill(data, 1)
+    (chosen,) = data.batches(0, 1)
+    assert data.is_held_out(data.buffer.rows(chosen)).all()  # drawn all the same: the device cannot refuse
     with pytest.raises(UserError, match=r"validation_share=0.999 leaves none of the 12 frames to learn from"):
-        data.training()
+        data.check_learnable()
 
 
 def test_as_many_frames_as_a_round_has_are_on_policy(tmp_path, capsys):
@@ -92,17 +95,17 @@ def test_as_many_frames_as_a_round_has_are_on_policy(tmp_path, capsys):
 def test_a_batch_counts_frames_and_not_rows(tmp_path, capsys):
     data = open_set(tmp_path, 4, batch_size=32)
     fill(data, 3)
-    assert len(data.draw(data.training(), torch.Generator())) == 8
+    assert [len(chosen) for chosen in data.batches(0, 3)] == [8] * 3
 
 
 def test_priorities_are_drawn_in_proportion(tmp_path, capsys):
     data = open_set(tmp_path, sampling="priority", priority_power=1.0, validation_share=0.0)
     fill(data, 2)
-    training = data.training()
-    weights = torch.arange(len(training)).float() + 1
-    data.priorities.update(training, weights)
-    drawn = torch.cat([data.draw(training, torch.Generator().manual_seed(k)) for k in range(400)])
-    share = torch.bincount(drawn, minlength=len(training)) / len(drawn)
+    everything = torch.arange(len(data.buffer))
+    weights = everything.float() + 1
+    data.priorities.update(everything, weights)
+    chosen = torch.cat(list(data.batches(0, 400)))
+    share = torch.bincount(chosen, minlength=len(everything)) / len(chosen)
     assert torch.allclose(share, weights / weights.sum(), atol=0.004)
 
 
@@ -135,13 +138,13 @@ def test_steps_that_are_held_out_make_no_row_more_important():
 
 
 def test_no_row_is_forgotten_before_it_was_seen(tmp_path):
-    known, generator = Priorities(4096), torch.Generator().manual_seed(0)
+    known, rows = Priorities(4096), torch.arange(4096)
     known.add(0, 4096)
     seen = torch.zeros(4096, dtype=torch.bool)
-    for _ in range(80):
-        drawn = known.draw(torch.arange(4096), 256, 0.6, generator)
-        seen[drawn] = True
-        known.update(drawn, torch.full((256,), 0.3))
+    for lots in Draws(0, "train").uniform("batch", torch.zeros(80, dtype=torch.int64), torch.arange(80), 256):
+        chosen = drawn(known.chances(rows, 0.6).cumsum(0), lots)
+        seen[chosen] = True
+        known.update(chosen, torch.full((256,), 0.3))
     assert (~seen).sum() < 40  # drawn uniformly, about 28 would be left
 
 
@@ -179,6 +182,32 @@ def test_what_does_not_fit_the_memory_is_refused_where_rows_are_held_in_it(tmp_p
             continue
         with pytest.raises(UserError, match=r"free in the memory of cpu; what fits: dagger\.capacity="):
             data.check_room(tmp_path, like, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("store", "device", "wanted_mb", "is_held"),
+    [
+        ("auto", "cpu", 1, False),  # the cache of the files is memory already
+        ("auto", "cuda", 59, True), ("auto", "cuda", 61, False),  # of 100 MiB that are free
+        ("device", "cpu", 1, True), ("device", "cuda", 99, True), ("disk", "cuda", 1, False),
+    ],
+)  # fmt: skip
+def test_a_gpu_with_room_holds_the_rows_unasked(monkeypatch, store, device, wanted_mb, is_held):
+    monkeypatch.setattr("robokd.learn.dataset.available_mb", lambda device: 100)
+    data = DataSet(DaggerConfig(store=store), Draws(0, "train"), ENVS, 1)
+    assert data.is_held(wanted_mb * 2**20, device) == is_held
+
+
+def test_batches_follow_from_seed_and_round_and_are_drawn_evenly(tmp_path, capsys):
+    data = open_set(tmp_path, validation_share=0.0, batch_size=64)
+    fill(data, 6)
+    rows = len(data.buffer)
+    drawn_in = [torch.stack(list(data.batches(number, 50))) for number in (0, 0, 1)]
+    assert torch.equal(drawn_in[0], drawn_in[1])
+    assert not torch.equal(drawn_in[0], drawn_in[2])
+    share = torch.bincount(drawn_in[0].flatten(), minlength=rows) / drawn_in[0].numel()
+    assert (share * rows - 1).abs().max() < 0.6  # 44 draws of each row, four standard deviations
+    assert len({tuple(batch.tolist()) for batch in drawn_in[0]}) == 50
 
 
 def test_a_million_depth_pictures_take_no_more_than_their_bytes_and_a_twentieth():

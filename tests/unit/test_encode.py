@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,20 @@ def test_codes_by_hand():
     assert encode(depth, F16).astype(np.float32)[[0, 3, 4, 5, 7, 8]] == pytest.approx(
         [0.35, 0.35, 0, 0, 0, 0], abs=2e-4
     )
+
+
+@given(cameras, st.lists(st.floats(width=32), min_size=1, max_size=200), st.floats(0, 30, width=32))
+def test_a_tensor_is_encoded_as_an_array_is_bit_for_bit(camera, odd, reach):
+    depth = np.concatenate((
+        np.array(odd, np.float32), np.linspace(-0.1, reach, 997, dtype=np.float32),
+        np.float32([camera.near_m, camera.far_m]),
+        np.nextafter(np.float32(camera.far_m), np.float32([0, 99])),
+    ))  # fmt: skip
+    found = encode(torch.from_numpy(depth), camera, torch)
+    wanted = encode(depth, camera)
+    assert wanted.dtype == camera.dtype
+    assert found.numpy().dtype == wanted.dtype
+    assert found.numpy().tobytes() == wanted.tobytes()
 
 
 @given(cameras, st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50))
