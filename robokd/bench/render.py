@@ -1,16 +1,19 @@
 """`what=render`: pictures of primitive shapes, ours beside `mujoco.Renderer` and beside MuJoCo's rays.
 
-Rendering alone is timed: on all sides the poses are computed before. One thread of ours.
+Rendering alone is timed: on all sides the poses are computed before. One thread of ours. Where there is a
+GPU, our kernel there is beside renderer=mjwarp, by wall time, until the last picture is drawn.
 Shapes: N worlds, H rows, W columns.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from robokd import UserError
 from robokd.bench import agreement, first_frame
@@ -18,7 +21,7 @@ from robokd.bench.opengl import OpenGl, check_opengl, worlds
 from robokd.bench.rays import Rays
 from robokd.bench.room import build_room
 from robokd.bench.row import Effort, Gate, LeftOut, Measure, Row, in_turn, per
-from robokd.bench.scatter import build_scatter
+from robokd.bench.scatter import build_scatter, scatter_on
 from robokd.bench.scene import cameras
 from robokd.sim.base import Sim
 from robokd.sim.mujoco import MujocoSim
@@ -37,6 +40,7 @@ BESIDE_OPENGL = {  # row -> scene, camera, the ratio that is wanted
 }
 BESIDE_RAYS = {"depth, scatter, beside rays": ("scatter", 25.0), "depth, room, beside rays": ("room", 25.0)}
 BESIDE_WARP = "depth, scatter, beside mujoco_warp"
+ON_GPU, ON_GPU_BAR = "depth, scatter, on a GPU, beside mujoco_warp", 2.0
 CARRIED, CARRIED_BAR = "depth, scatter, camera on a body", 0.9
 
 
@@ -60,6 +64,10 @@ def rows(effort: Effort) -> Iterator[Row | LeftOut]:
         yield _beside_warp(scenes["scatter"], effort)
     except UserError as error:
         yield LeftOut(name=BESIDE_WARP, why=str(error))
+    if torch.cuda.is_available():
+        yield _on_gpu("cuda", scenes["scatter"], effort)
+    else:
+        yield LeftOut(name=ON_GPU, why="needs a GPU, not yet measured")
     yield _carried(scenes["scatter"], effort)
     yield from first_frame.rows(effort)
 
@@ -75,7 +83,7 @@ class _Scene:
 
 def picture(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> np.ndarray:
     """Return pictures (N, C, H, W) of ours, or of another renderer: depth in m, colour, geoms."""
-    return _drawing(sim, camera, cfg)()
+    return _drawing(sim, camera, cfg)().numpy(force=True)
 
 
 def _beside_opengl(name: str, scene: _Scene, camera: str, bar: float | None, effort: Effort) -> Row:
@@ -154,12 +162,41 @@ def _carried(scene: _Scene, effort: Effort) -> Row:
     )  # fmt: skip
 
 
-def _drawing(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> Callable[[], np.ndarray]:
+def _on_gpu(device: str, scene: _Scene, effort: Effort) -> Row:
+    """Compare our kernel on a GPU with mujoco_warp's tracer at its best, whose tree is built once."""
+    view, cfg, peer = scene.views["depth"], RasterCfg(kernel="warp"), MjwarpCfg(rebuild_every=10**9)
+    small, large = (scatter_on(device, effort, count) for count in (effort.compared, effort.gpu_worlds))
+    ours, theirs = (picture(small, view, one)[:, 0] for one in (cfg, peer))
+    _, is_flat = Rays(scene.small, view).pictures()
+    others = (theirs, picture(scene.small, view)[:, 0])
+    measures = [measure for other in others for measure in agreement.depths(ours, other, is_flat)]
+    sides = _drawing(large, view, cfg), _drawing(large, view, peer)
+    drawn, traced = in_turn(*sides, effort, _until_drawn)
+    return Row(
+        name=ON_GPU, peer_name="renderer=mjwarp on the same GPU", unit="us/frame", bar=ON_GPU_BAR,
+        gate=Gate(name="the same as mujoco_warp, and as on the CPU", measures=tuple(measures)),
+        ours_all=per(drawn, large.num_envs), peer_all=per(traced, large.num_envs),
+    )  # fmt: skip
+
+
+def _until_drawn(call: Callable[[], object], count: int) -> float:
+    """Return the wall seconds of one of `count` calls, until the device has done them all."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    wait()
+    return (time.perf_counter() - begin) / count
+
+
+def _drawing(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> Callable[[], torch.Tensor]:
     """Return what draws all worlds once, ours if cfg says no other; depth in m, as the peers give it."""
     renderer = (cfg or RasterCfg()).build(sim, [camera], threads=1)
-    out = np.empty((sim.num_envs, *camera.shape), np.float32 if camera.is_depth else camera.dtype)
+    kind = np.dtype(np.float32 if camera.is_depth else camera.dtype).name
+    out = torch.empty((sim.num_envs, *camera.shape), dtype=getattr(torch, kind), device=renderer.device)
 
-    def draw() -> np.ndarray:
+    def draw() -> torch.Tensor:
         renderer.render(sim, [camera], {camera.name: out})
         return out
 

@@ -17,6 +17,7 @@ class Effort:
     repeats: int = 5  # of each side, in turn; the median counts
     seed: int = 0
     worlds: int = 64  # frames in a call of ours; also how many different views the peers draw
+    gpu_worlds: int = 4096  # frames in a call where a GPU draws
     num_envs: int = 256  # of ours where a step is measured; what one trains with
     compared: int = 6  # of those worlds, that the gates look at
     pixels: int = 64  # a side of the pictures

@@ -14,6 +14,7 @@ import numpy as np
 from robokd import geometry
 from robokd.bench.row import Effort
 from robokd.bench.scene import PLANE, SOLIDS, add_cameras, place_cameras
+from robokd.sim.mjwarp import MjwarpCfg, MjwarpSim
 from robokd.sim.mujoco import MujocoCfg, MujocoSim
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ DISTANCES_M = (2.0, 3.0)  # of the cameras from the middle
 def build_scatter(effort: Effort, worlds: int) -> MujocoSim:
     """Return the shapes of this seed with the first `worlds` views of them, derived fields up to date."""
     sim = MujocoCfg().build(_spec(np.random.default_rng(effort.seed)), worlds)
+    place_cameras(sim, *_views(np.random.default_rng(effort.seed + 1), worlds))
+    return sim
+
+
+def scatter_on(device: str, effort: Effort, worlds: int) -> MjwarpSim:
+    """Return the same of sim=mjwarp; raises UserError without it, or without the device."""
+    sim = MjwarpCfg().build(_spec(np.random.default_rng(effort.seed)), worlds, device)
     place_cameras(sim, *_views(np.random.default_rng(effort.seed + 1), worlds))
     return sim
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from robokd.sim.mujoco import MujocoSim
+from robokd.sim.base import Sim
 from robokd.specs import CameraSpec
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ def add_cameras(spec: mujoco.MjSpec) -> None:
     spec.worldbody.add_body(name="carrier", mocap=True).add_camera(name="carried", fovy=FOVY_DEG)
 
 
-def place_cameras(sim: MujocoSim, position: np.ndarray, quaternion: np.ndarray) -> None:
+def place_cameras(sim: Sim, position: np.ndarray, quaternion: np.ndarray) -> None:
     """Put both cameras of each world at position (N, 3) and quaternion (N, 4); compute derived fields."""
     fixed = sim.model.camera("fixed").id
     for field, value in (("cam_pos", position), ("cam_quat", quaternion)):
         moved = sim.get(field).clone()
-        moved[:, fixed] = torch.from_numpy(value)
+        moved[:, fixed] = torch.from_numpy(value).to(moved)
         sim.set(field, moved)
     sim.set("mocap_pos", torch.from_numpy(position)[:, None])
     sim.set("mocap_quat", torch.from_numpy(quaternion)[:, None])

@@ -19,6 +19,7 @@ from robokd.doctor import fit, plan, probe, sight, teacher
 from robokd.doctor.finding import FAIL, OK, Finding, failures, summary
 from robokd.draws import Draws
 from robokd.env.base import TaskEnv
+from robokd.env.native import NativeEnv
 from robokd.files import free_bytes, to_json, writable, write_atomic
 from robokd.learn.dataset import EPISODE, LABEL
 from robokd.learn.instructor import latent_size, open_teacher, teacher_inputs
@@ -67,6 +68,12 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     place = build_env(config, (), "validation", num_envs=1)
     wanted = teacher_inputs(config, place.task)
     place.close()
+    if isinstance(place, NativeEnv):
+        held = plan.worlds(config, place.sim.model, available_mb(config.device))
+        if held is not None:
+            yield held
+            if held.level == FAIL:
+                return  # what follows would make such worlds
     unseen = teacher.sight(config.groups, config.cameras, place.obs_specs, place.camera_specs)
     known = [name for name in config.groups if name in place.obs_specs]
     groups = tuple(dict.fromkeys((*known, *wanted)))

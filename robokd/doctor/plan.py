@@ -18,9 +18,12 @@ from robokd.doctor.finding import FAIL, OK, WARN, Finding
 from robokd.draws import Draws
 from robokd.learn.buffer import Column, planned_bytes
 from robokd.learn.dataset import DataSet, batch_rows
+from robokd.learn.room import room
 from robokd.memory import forget_peak_memory, peak_rss_mb
 
 if TYPE_CHECKING:
+    import mujoco
+
     from robokd.config import DistillConfig
     from robokd.learn.dagger import Dagger
 
@@ -54,6 +57,17 @@ def measured(engine: Dagger) -> Costs:
         engine._learn(0, settings.learning_rate.begin)
     fit_s = (time.perf_counter() - started) / TIMED_STEPS
     return Costs(columns=engine.data.buffer.columns, collect_s=collect_s, fit_s=fit_s, peak_mb=peak_rss_mb())
+
+
+def worlds(config: DistillConfig, model: mujoco.MjModel, available_mb: float) -> Finding | None:
+    """Hold the worlds of the stage to the memory of their device, in MiB; None where they take little."""
+    found = room(config, model, available_mb)
+    if found is None:
+        return None
+    return Finding(
+        check="worlds", level=OK if found.is_enough else FAIL, value=found.wanted_mb, limit=available_mb,
+        measured=found.said(), cure=found.cure,
+    )  # fmt: skip
 
 
 def disk(config: DistillConfig, costs: Costs, length: int, free: int) -> Finding:

@@ -11,19 +11,9 @@ import numpy as np
 
 from robokd.vision.kernel_cache import entry, exact, inlined, jit
 from robokd.vision.lens import LANES, Lens
-from robokd.vision.primitives import (
-    BOX,
-    CAPSULE,
-    CYLINDER,
-    PLANE,
-    SPHERE,
-    draw_box,
-    draw_ellipsoid,
-    draw_plane,
-    draw_rod,
-    draw_sphere,
-)
+from robokd.vision.primitives import draw_box, draw_ellipsoid, draw_plane, draw_rod, draw_sphere
 from robokd.vision.projection import in_camera
+from robokd.vision.scene_tables import BOX, CAPSULE, CYLINDER, PLANE, SPHERE
 from robokd.vision.shading import shade, stage
 from robokd.vision.triangles import draw_mesh
 

@@ -21,10 +21,11 @@ from torch import Tensor
 from robokd import UserError
 from robokd.registry import register
 from robokd.specs import CameraSpec
-from robokd.vision.base import check_buffer, check_built, check_worlds, scene_camera_index
-from robokd.vision.encode import SMALLEST_F16_M, steps_per_metre
-from robokd.vision.mjwarp_worlds import Worlds, modules, view_of
-from robokd.vision.scene_tables import DRAWN, HFIELD, shown_rgba
+from robokd.vision.base import check_built, check_worlds, scene_camera_index
+from robokd.vision.encode import encode
+from robokd.vision.mjwarp_worlds import TREES, Worlds, view_of
+from robokd.vision.scene_tables import BOX, DRAWN, HFIELD, shown_rgba
+from robokd.vision.warp_device import as_pictures, load_warp
 
 if TYPE_CHECKING:
     import mujoco
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from robokd.sim.base import Sim
 
 _OPAQUE = 0.995  # alpha from which on MuJoCo blends nothing
-_BOX = 6  # mjtGeom
 _RGB, _FLAT = 1, 0  # mjtTextureRole, mjtTexture
 _IMAGE_LIGHT = 3  # mjtLightType
 
@@ -64,7 +64,7 @@ class Mjwarp:
     """The Renderer protocol over mujoco_warp; buffers may be on any device."""
 
     def __init__(self, cfg: MjwarpCfg, sim: Sim, cameras: Sequence[CameraSpec]) -> None:
-        installed = modules()
+        installed = load_warp("mjwarp", "mujoco_warp", TREES)
         self._cameras = {camera.name: camera for camera in cameras}
         self._num_envs = sim.num_envs
         geoms = _drawn(sim.model, cfg.hidden_groups)
@@ -80,7 +80,9 @@ class Mjwarp:
         """See Renderer.render."""
         if sim.num_envs != self._num_envs:
             raise UserError(f"the renderer was built for {self._num_envs} worlds, got {sim.num_envs}")
-        buffers = [self._buffer(camera, out[camera.name]) for camera in cameras]
+        for camera in cameras:
+            check_built(camera, self._cameras)
+        buffers = [as_pictures(camera, sim.num_envs, out[camera.name]) for camera in cameras]
         if self._worlds is None:
             for camera, buffer in zip(cameras, buffers, strict=True):
                 buffer.fill_(-1 if camera.encoding == "segment_i16" else 0)
@@ -91,29 +93,12 @@ class Mjwarp:
                 image = self._worlds.image(camera)
                 buffer.copy_(_coded(image, camera, buffer.dtype) if camera.is_depth else image)
 
-    def _buffer(self, camera: CameraSpec, buffer: np.ndarray | Tensor) -> Tensor:
-        """Return the caller's buffer as a tensor; nothing is copied."""
-        check_built(camera, self._cameras)
-        if isinstance(buffer, np.ndarray):
-            if not buffer.flags.writeable or any(stride < 0 for stride in buffer.strides):
-                raise UserError(f"buffer of camera {camera.name!r}: it must be writable and run forward")
-            buffer = torch.from_numpy(buffer)
-        kind = str(buffer.dtype).removeprefix("torch.")
-        check_buffer(camera, self._num_envs, buffer.shape, kind)
-        return buffer
-
 
 def _coded(depth: Tensor, camera: CameraSpec, dtype: torch.dtype) -> Tensor:
-    """Return what `encode` returns, bit for bit and on any device; as float32 m, 0 for a miss."""
-    near, far = float(np.float32(camera.near_m)), float(np.float32(camera.far_m))
-    hit = (depth > 0) & (depth <= far)
+    """Return the encoded image, or float32 m, 0 for a miss."""
     if dtype == torch.float32:
-        return torch.where(hit, depth, 0)
-    clipped = torch.where(hit, depth.clamp(min=near), near)
-    if camera.encoding == "depth_f16":
-        return torch.where(hit, clipped.clamp(min=float(SMALLEST_F16_M)), 0).half()
-    code = (clipped - near) * float(steps_per_metre(camera)) + 1.5
-    return torch.where(hit, code.int(), 0).byte()
+        return torch.where(depth <= float(np.float32(camera.far_m)), depth, 0)
+    return encode(depth, camera, torch)
 
 
 def _drawn(model: mujoco.MjModel, hidden_groups: Sequence[int]) -> np.ndarray:
@@ -156,7 +141,7 @@ def _is_mapped(model: mujoco.MjModel, geom: int) -> bool:
     if texture < 0:
         return True
     is_flat = model.tex_type[texture] == _FLAT and model.tex_nchannel[texture] in (3, 4)
-    return bool(is_flat and model.geom_type[geom] not in (_BOX, HFIELD))
+    return bool(is_flat and model.geom_type[geom] not in (BOX, HFIELD))
 
 
 def _names(model: mujoco.MjModel, geoms: Sequence[int]) -> str:

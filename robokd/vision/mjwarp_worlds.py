@@ -9,7 +9,6 @@ Shapes: N worlds, V views, H rows, W columns.
 from __future__ import annotations
 
 import copy
-import importlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from robokd import UserError
 from robokd.specs import CameraSpec
 from robokd.vision.base import tells
 from robokd.vision.scene_tables import HFIELD, hfield_triangles
+from robokd.vision.warp_device import torch_stream, warp_device
 
 if TYPE_CHECKING:
     import mujoco
@@ -45,8 +45,9 @@ SHARED_COLOURS = ("light_type", "mat_reflectance")
 SHARED_SHADOWS = ("geom_castshadow",)
 _LAYERS = {"depth": "depth", "rgb": "rgb", "segment": "seg"}  # of an encoding, as mujoco_warp names them
 
+TREES = "mujoco_warp._src.bvh"  # no public way to a tree's roots in 4.0
+
 View = tuple[str, int, int, float]  # camera of the scene, width, height, fovy in degrees
-Modules = tuple[ModuleType, ModuleType, ModuleType]
 
 
 def view_of(camera: CameraSpec) -> View:
@@ -65,11 +66,11 @@ class Worlds:
     """
 
     def __init__(
-        self, modules: Modules, cfg: MjwarpCfg, sim: Sim, cameras: Sequence[CameraSpec],
+        self, modules: Sequence[ModuleType], cfg: MjwarpCfg, sim: Sim, cameras: Sequence[CameraSpec],
         views: Mapping[View, int],
     ) -> None:  # fmt: skip
         self._warp, self._tracer, self._trees = modules
-        self.device = _device(self._warp, cfg.device or str(sim.device))
+        self.device = warp_device(self._warp, "mjwarp", cfg.device or str(sim.device))
         self._views, self._indices = list(views), list(views.values())
         self._fovy = [fovy for *_, fovy in views]
         self._scene_fovy = sim.model.cam_fovy[self._indices].copy()
@@ -260,35 +261,8 @@ class Worlds:
         with ExitStack() as stack:
             stack.enter_context(wp.ScopedDevice(self.device))
             if self.device.startswith("cuda"):
-                stream = torch.cuda.current_stream(wp.device_to_torch(self.device))
-                stack.enter_context(wp.ScopedStream(wp.stream_from_torch(stream)))
+                stack.enter_context(wp.ScopedStream(torch_stream(wp, self.device)))
             yield
-
-
-def modules() -> Modules:
-    """Return warp, told not to report what it loads and compiles, mujoco_warp and its trees."""
-    try:
-        wp = importlib.import_module("warp")
-        wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
-        wp.init()
-        names = ("mujoco_warp", "mujoco_warp._src.bvh")  # no public way to a tree's roots in 4.0
-        tracer, trees = (importlib.import_module(name) for name in names)
-    except ImportError as error:
-        raise UserError(f"renderer=mjwarp needs mujoco_warp ({error}): pip install 'robokd[gpu]'") from None
-    except OSError as error:
-        raise UserError(
-            f"renderer=mjwarp: warp cannot keep what it compiles ({error}); set WARP_CACHE_PATH"
-        ) from None
-    return wp, tracer, trees
-
-
-def _device(wp: ModuleType, name: str) -> str:
-    """Return warp's name of a device; raises UserError if there is none."""
-    try:
-        return str(wp.get_device(name))
-    except (ValueError, RuntimeError):
-        known = ", ".join(str(device) for device in wp.get_devices())
-        raise UserError(f"renderer=mjwarp: warp has no device {name!r} here. It has: {known}") from None
 
 
 def _private_model(model: mujoco.MjModel) -> mujoco.MjModel:

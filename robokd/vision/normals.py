@@ -8,8 +8,8 @@ import numpy as np
 
 from robokd.vision.kernel_cache import inlined, jit
 from robokd.vision.patterns import weights
-from robokd.vision.primitives import BOX, CAPSULE, CYLINDER, PLANE
 from robokd.vision.projection import dot
+from robokd.vision.scene_tables import BOX, CAPSULE, CYLINDER, PLANE
 from robokd.vision.triangles import turned
 
 if TYPE_CHECKING:

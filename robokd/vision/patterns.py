@@ -11,8 +11,8 @@ import math
 from typing import TYPE_CHECKING
 
 from robokd.vision.kernel_cache import jit
-from robokd.vision.primitives import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
 from robokd.vision.projection import add, dot
+from robokd.vision.scene_tables import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
 from robokd.vision.textures import Textures, cube_face, cube_point, texel
 from robokd.vision.triangles import cross
 

@@ -33,7 +33,6 @@ from robokd.vision.projection import (
 if TYPE_CHECKING:
     from robokd.vision.projection import Array, Axes, Symmetric, Vector, Window
 
-PLANE, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX = 0, 2, 3, 4, 5, 6  # mjtGeom
 _BOUNDLESS = 1e6  # m, the half-size of a plane that has none
 _FULL, _FLAT = ((0.0, 0.0, 0.0), 0.0, 1.0, 1.0), ((0.0, 0.0, 0.0), 0.0, 1.0, 0.0)  # cuts of `_quadric`
 _ZERO, _ONE = np.float32(0), np.float32(1)

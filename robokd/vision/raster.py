@@ -1,10 +1,11 @@
 """Depth, colour and segmentation on the CPU: no GL, tens of microseconds a frame and core.
 
 The kernels are in images.py and the files it imports; this file checks what is asked for, finds the worlds'
-and the caller's memory and shares the worlds among threads. A world may have its own poses, geom_size,
-geom_rgba, mat_rgba, cam_fovy, and poses, ambient and diffuse colours of lights. The rest of the model is read
-at construction, transparency too; a field of view that no world has set is the CameraSpec's. A plane has a
-front only, as for MuJoCo's rays; MuJoCo's OpenGL draws its back too, see-through in colour.
+and the caller's memory and shares the worlds among threads. Worlds on a GPU are drawn there, by one Warp
+kernel: raster_warp.py. A world may have its own poses, geom_size, geom_rgba, mat_rgba, cam_fovy, and poses,
+ambient and diffuse colours of lights. The rest of the model is read at construction, transparency too; a
+field of view that no world has set is the CameraSpec's. A plane has a front only, as for MuJoCo's rays;
+MuJoCo's OpenGL draws its back too, see-through in colour.
 Shapes: N worlds, S geoms that are drawn, H rows, W columns.
 """
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robokd.sim.base import Sim
+    from robokd.vision.raster_warp import WarpRaster
 
 _PIXELS_PER_THREAD = 16_384  # below that, handing work over costs more than it saves
 _BOUNDLESS_M = 1e8  # far of colours and segments; less than what a pixel has that sees nothing
@@ -46,8 +48,9 @@ _COLOURS = {
 @register("renderer", "raster")
 @dataclass(kw_only=True)
 class RasterCfg:
-    """Depth, colour and segmentation by formula and triangle, on CPU threads (needs numba, no GL)."""
+    """Depth, colour and segmentation by formula and triangle: on CPU threads (numba, no GL), or on a GPU."""
 
+    kernel: str = ""  # numba: CPU threads; warp: where the worlds are, no colours; empty = by their device
     threads: int = 0  # 0 = as many as the environment is given
     hidden_groups: tuple[int, ...] = (3, 4, 5)  # MuJoCo geom groups that are not drawn
     shadows: bool = False  # colours: hard shadows of the lights that cast them, by a ray per pixel (slow)
@@ -55,12 +58,21 @@ class RasterCfg:
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ValueError(f"renderer.threads must be >= 0 (0 = all cores), got {self.threads}")
+        if self.kernel not in ("", "numba", "warp"):
+            raise ValueError(
+                f"renderer.kernel must be numba or warp, or empty for that of the device, got {self.kernel!r}"
+            )
 
-    def build(self, sim: Sim, cameras: Sequence[CameraSpec], threads: int = 0) -> Raster:
+    def build(self, sim: Sim, cameras: Sequence[CameraSpec], threads: int = 0) -> Raster | WarpRaster:
         """Return a renderer of these cameras; raises UserError for what it cannot draw.
 
-        `threads` counts where the config leaves the number open; 0 = all cores.
+        `threads` counts where the config leaves the number open; 0 = all cores. On a CPU numba's kernel is
+        the default, whatever simulates: warp has one thread there.
         """
+        if (self.kernel or ("warp" if str(sim.device).startswith("cuda") else "numba")) == "warp":
+            from robokd.vision.raster_warp import WarpRaster
+
+            return WarpRaster(self, sim, cameras)
         return Raster(self, sim, cameras, self.threads or threads or cores())
 
 
@@ -270,7 +282,7 @@ def _depth_output(camera: CameraSpec | None, out: _Buffers, num_envs: int) -> tu
     flat, (worlds, _, rows) = _flat(camera, out[camera.name], num_envs)
     near = np.float32(camera.near_m)
     if camera.encoding == "depth_f16":
-        near = max(near, SMALLEST_F16_M)
+        near = np.float32(max(near, SMALLEST_F16_M))
     coding = (near, np.float32(camera.far_m), steps_per_metre(camera))
     if flat.dtype == np.float16:
         flat = flat.view(np.uint16)

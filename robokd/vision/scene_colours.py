@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robokd import UserError
-from robokd.vision.scene_tables import HFIELD, MESH, Shapes, shown_rgba
+from robokd.vision.scene_tables import HFIELD, MESH, Meshes, Shapes, shown_rgba
 
 if TYPE_CHECKING:
     import mujoco
 
     from robokd.vision.shading import Lights, Looks, Surfaces
-    from robokd.vision.triangles import Meshes
 
 _RGB = 1  # mjtTextureRole
 _SKYBOX = 2  # mjtTexture

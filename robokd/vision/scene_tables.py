@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     import mujoco
 
     from robokd.specs import CameraSpec
-    from robokd.vision.triangles import Meshes
 
-HFIELD, MESH = 1, 7  # mjtGeom
+PLANE, HFIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)  # mjtGeom
 DRAWN = {
-    0: "plane", HFIELD: "hfield", 2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder", 6: "box",
-    MESH: "mesh",
+    PLANE: "plane", HFIELD: "hfield", SPHERE: "sphere", CAPSULE: "capsule", ELLIPSOID: "ellipsoid",
+    CYLINDER: "cylinder", BOX: "box", MESH: "mesh",
 }  # fmt: skip
 _DEFAULT_RGBA = np.array([0.5, 0.5, 0.5, 1], np.float32)  # MuJoCo's: a material counts, not this
 
@@ -33,6 +32,16 @@ class Shapes(NamedTuple):
     geoms: np.ndarray  # (S,) int64
     kinds: np.ndarray  # (S,) int64, mjtGeom
     meshes: np.ndarray  # (S,) int64, of the meshes and height fields; -1 = none
+
+
+class Meshes(NamedTuple):
+    """The triangles of a model, in the frames of their geoms."""
+
+    vertices: np.ndarray  # (V, 3) float64, m
+    faces: np.ndarray  # (F, 3) int64, of the vertices; counter-clockwise from outside
+    first_vertex: np.ndarray  # (M + 1,) int64
+    first_face: np.ndarray  # (M + 1,) int64
+    bounds: np.ndarray  # (M, 6) float64, m: centre and half size of the box around a mesh
 
 
 def shown_rgba(model: mujoco.MjModel) -> np.ndarray:
@@ -74,8 +83,6 @@ def camera_index(model: mujoco.MjModel, camera: CameraSpec) -> int:
 
 def tables(model: mujoco.MjModel, geoms: np.ndarray) -> tuple[Shapes, Meshes, list[tuple[int, int]]]:
     """Return the geoms and triangles to draw, and for each mesh (mjtGeom, index in the model)."""
-    from robokd.vision.triangles import Meshes
-
     kinds = model.geom_type[geoms].astype(np.int64)
     is_mesh = np.isin(kinds, (HFIELD, MESH))
     data = model.geom_dataid[geoms]

@@ -22,8 +22,8 @@ from robokd.vision.kernel_cache import inlined, jit
 from robokd.vision.lens import LANES, Lens
 from robokd.vision.normals import X, Z, box_normals, mesh_normals, round_normals
 from robokd.vision.patterns import CUBED, PLAIN, WRAPPED, dye_run, dye_wrapped_run
-from robokd.vision.primitives import BOX, ELLIPSOID
 from robokd.vision.projection import in_camera
+from robokd.vision.scene_tables import BOX, ELLIPSOID
 from robokd.vision.shadows import is_shaded
 
 if TYPE_CHECKING:

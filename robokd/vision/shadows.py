@@ -9,12 +9,13 @@ import math
 from typing import TYPE_CHECKING
 
 from robokd.vision.kernel_cache import jit
-from robokd.vision.primitives import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
 from robokd.vision.projection import dot
-from robokd.vision.triangles import Meshes, cross
+from robokd.vision.scene_tables import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, SPHERE
+from robokd.vision.triangles import cross
 
 if TYPE_CHECKING:
     from robokd.vision.projection import Array, Vector
+    from robokd.vision.scene_tables import Meshes
 
 _LIFT = 1e-4  # m and share of the distance by which a ray starts above the surface it leaves
 

@@ -10,26 +10,17 @@ int32, is which triangle the depth is of, where it is of one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from robokd.vision.kernel_cache import jit
 from robokd.vision.lens import Lens
 from robokd.vision.projection import NEAREST, NOWHERE, box_window, dot, span, window
+from robokd.vision.scene_tables import Meshes  # not for types only: caches of numba look for it here
 
 if TYPE_CHECKING:
     from robokd.vision.projection import Array, Axes, Vector, Window
-
-
-class Meshes(NamedTuple):
-    """The triangles of a model, in the frames of their geoms."""
-
-    vertices: np.ndarray  # (V, 3) float64, m
-    faces: np.ndarray  # (F, 3) int64, of the vertices; counter-clockwise from outside
-    first_vertex: np.ndarray  # (M + 1,) int64
-    first_face: np.ndarray  # (M + 1,) int64
-    bounds: np.ndarray  # (M, 6) float64, m: centre and half size of the box around a mesh
 
 
 @jit

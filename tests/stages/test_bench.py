@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("mujoco")
 
@@ -28,8 +29,8 @@ from robokd.students.base import Interface
 from tests.unit.teacher_samples import obs_specs
 
 TINY = Effort(
-    repeats=2, worlds=2, num_envs=2, compared=2, pixels=32, slices=128, burst_s=0.0, control_steps=3,
-    gradient_steps=5, race_rounds=1, is_cold=False,
+    repeats=2, worlds=2, gpu_worlds=2, num_envs=2, compared=2, pixels=32, slices=128, burst_s=0.0,
+    control_steps=3, gradient_steps=5, race_rounds=1, is_cold=False,
 )  # fmt: skip
 OPENGL_BARS = {
     "depth, scatter, beside OpenGL": 80, "depth, room, beside OpenGL": 80,
@@ -40,6 +41,9 @@ OTHER_BARS = {
     "depth, scatter, beside rays": 25, "depth, room, beside rays": 25,
     "depth, scatter, camera on a body": 0.9, "first depth picture": 1, "first colours and segments": 1,
 }  # fmt: skip
+ON_GPU = "depth, scatter, on a GPU, beside mujoco_warp"
+if torch.cuda.is_available():
+    OTHER_BARS[ON_GPU] = 2
 WARP = "depth, scatter, beside mujoco_warp"
 if importlib.util.find_spec("mujoco_warp"):
     OTHER_BARS[WARP] = None
@@ -82,7 +86,7 @@ def check_row(row):
 def test_render_writes_a_row_for_each_peer_and_all_gates_hold(opengl, tmp_path, capsys):
     found = measured("render", tmp_path / "rows.json")
     assert (found["stage"], found["what"]) == ("bench", "render")
-    assert {one["name"] for one in found["left_out"]} == {WARP} - set(OTHER_BARS)
+    assert {one["name"] for one in found["left_out"]} == {WARP, ON_GPU} - set(OTHER_BARS)
     assert {row["name"]: row["bar"] for row in found["rows"]} == OPENGL_BARS | OTHER_BARS
     for row in found["rows"]:
         check_row(row)
@@ -91,6 +95,22 @@ def test_render_writes_a_row_for_each_peer_and_all_gates_hold(opengl, tmp_path, 
     assert found["wall_s"] > 0
     shown = capsys.readouterr().err
     assert all(row["name"] in shown for row in found["rows"])
+
+
+@pytest.mark.parametrize(
+    "device",
+    [pytest.param("cpu", marks=pytest.mark.slow),
+     pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(
+         not torch.cuda.is_available(), reason="needs a CUDA device")])],
+)  # fmt: skip
+def test_the_row_of_a_gpu_is_of_the_same_pictures_as_mujoco_warp_s_and_a_cpu_s(device):
+    pytest.importorskip("mujoco_warp")
+    views = scene.cameras(TINY.pixels)
+    worlds = build_scatter(TINY, TINY.compared)
+    row = render._on_gpu(device, render._Scene(views=views, small=worlds, large=worlds), TINY)
+    check_row(row.to_dict())
+    assert row.gate.ok, row.gate
+    assert (row.name, row.bar, len(row.gate.measures)) == (ON_GPU, 2, 6)
 
 
 def test_collect_moves_and_sees_as_a_plain_loop_does(opengl, tmp_path):

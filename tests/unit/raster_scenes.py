@@ -170,6 +170,7 @@ class Still:
     """One world as it stands in an MjModel and MjData: enough of a Sim to be drawn."""
 
     num_envs = 1
+    device = "cpu"
 
     def __init__(self, model, data):
         self.model, self._data = model, data

@@ -224,6 +224,7 @@ def test_a_torch_buffer_is_written_in_place():
 def test_a_simulation_of_numpy_arrays_is_read_too():
     class Worlds:
         num_envs = 2
+        device = "cpu"
 
         def __init__(self, model):
             self.model, self.batch = model, Batch(model, 2, nthread=1)
