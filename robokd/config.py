@@ -95,7 +95,7 @@ def compose(stage: str, overrides: Sequence[str], inherited: Mapping[str, Any] |
         inherited: the saved configuration (see `dump`) of the run that the stage works on.
     """
     kind = schema(stage)
-    extra = (*SHARED, "experiment") if stage == "pipeline" else ()
+    extra = {"pipeline": (*SHARED, "experiment")}.get(stage, ("experiment",) if stage in _steps() else ())
     typed = [
         one
         for text in overrides
@@ -106,6 +106,9 @@ def compose(stage: str, overrides: Sequence[str], inherited: Mapping[str, Any] |
     registry.load_plugins(name for one in typed if one.key == "plugins" for name in one.read(tuple[str, ...]))
     if stage == "pipeline":
         return _pipeline(typed)
+    recipe: dict[str, list[Override]] = {stage: []}
+    said = _route_experiments(typed, recipe)
+    typed = [*recipe[stage], *said]
     given = {one.key for one in typed if one.value != ""}
     for wanted in dataclasses.fields(kind):
         if "required" in wanted.metadata and wanted.name not in given:
@@ -169,13 +172,8 @@ def _steps() -> list[str]:
 def _pipeline(typed: list[Override]) -> PipelineConfig:
     """Compose every stage; what nobody can give beforehand (parent, run, bundle) stays empty."""
     layers: dict[str, list[Override]] = {name: [] for name in _steps()}
-    for one in typed:
-        if one.key == "experiment":
-            for inner in _experiment(str(one.value)):
-                _route(inner, layers)
-    for one in typed:
-        if one.key != "experiment":
-            _route(one, layers)
+    for one in _route_experiments(typed, layers):
+        _route(one, layers)
     done: dict[str, Any] = {}
     for name, overrides in layers.items():
         kind = SCHEMAS[name]
@@ -183,6 +181,15 @@ def _pipeline(typed: list[Override]) -> PipelineConfig:
         base = _inherited(kind, dump(done[LINEAGE[name]])) if name in LINEAGE else []
         done[name] = compose_stage(name, kind, overrides, [*empty, *base])
     return PipelineConfig(**done)
+
+
+def _route_experiments(typed: Sequence[Override], layers: dict[str, list[Override]]) -> list[Override]:
+    """Hand what the experiments named have for the stages of `layers` to them; return the other overrides."""
+    for one in typed:
+        if one.key == "experiment":
+            for inner in _experiment(str(one.value)):
+                _route(inner, layers)
+    return [one for one in typed if one.key != "experiment"]
 
 
 def _route(one: Override, layers: dict[str, list[Override]]) -> None:

@@ -69,15 +69,18 @@ def stage_help(stage: str, words: Sequence[str]) -> str:
     """Return the text of `robokd <stage> --help`; parts named in `words` (key=value) show their keys."""
     kind = SCHEMAS[stage]
     lines = [f"robokd {stage}: {_first_line(kind)}", "", f"example: {EXAMPLES[stage]}", ""]
+    steps = [f.name for f in dataclasses.fields(PipelineConfig)]
+    recipe = "experiment=<name>: values from configs/experiment/<name>.yaml; what is typed comes on top"
     if stage == "pipeline":
-        steps = ", ".join(f.name for f in dataclasses.fields(PipelineConfig))
         lines += [
             f"keys for every stage that has them: {', '.join(SHARED)}",
-            f"keys of one stage: <stage>.<key>=…, stages {steps} (robokd <stage> --help lists their keys)",
-            "experiment=<name>: values from configs/experiment/<name>.yaml; what is typed comes on top",
+            f"keys of one stage: <stage>.<key>=…, stages {', '.join(steps)} "
+            "(robokd <stage> --help lists their keys)",
+            recipe,
         ]
         return "\n".join(lines)
     typed = dict(word.split("=", 1) for word in words if "=" in word)
+    lines += [recipe] if stage in steps else []
     lines.append("keys, their defaults and what they are:")
     rows = list(_rows(kind, "", stage_defaults(stage) | typed))
     lines += rows

@@ -30,6 +30,7 @@ PACKAGES = {
     "teacher": "robokd.teachers",
     "student": "robokd.students",
     "loss": "robokd.losses",
+    "curriculum": "robokd.curricula",
     "robot": "robokd.sim2real",
 }
 LISTS = ("loss",)  # kinds of which a stage takes several at once, as <kind>.<name>

@@ -42,6 +42,7 @@ class TeachConfig(SimulatingConfig):
     task: Any = field(metadata=part("task"))
     sim: Any = field(metadata=part("sim"))
     teacher: Any = field(metadata=part("teacher"))
+    curriculum: Any = field(metadata=part("curriculum"))
     num_envs: int = 256  # environments simulated at once
 
     def __post_init__(self) -> None:

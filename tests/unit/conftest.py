@@ -139,6 +139,7 @@ def parts(
         ("sim", "mjwarp", OtherSimCfg),
         ("renderer", "raster", SimCfg),
         ("corrupt", "clean", SimCfg),
+        ("curriculum", "uniform", SimCfg),
         ("teacher", "ppo", TeacherCfg),
         ("teacher", "parent", ParentCfg),
         ("teacher", "onnx", FileCfg),

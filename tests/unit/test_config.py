@@ -329,6 +329,19 @@ def test_an_experiment_gives_values_below_the_command_line(monkeypatch):
     assert (made.distill.task.tolerance_m, made.refine.task.tolerance_m) == (0.02, 0.01)
 
 
+def test_a_stage_takes_its_own_part_of_an_experiment(monkeypatch):
+    data = {
+        "num_envs": 16,
+        "teach": {"teacher": {"iterations": 4, "hidden": [8]}},
+        "refine": {"task": {"tolerance_m": 0.01}},
+    }
+    monkeypatch.setattr(config, "experiment", lambda name: data)
+    made = composed("teach", "teacher.iterations=5", "task=hop", "experiment=small")
+    assert (made.num_envs, made.teacher.iterations, made.teacher.hidden) == (16, 5, (8,))
+    assert made.task.tolerance_m == 0.02
+    assert refused("play", "experiment=small").startswith("play has no key 'experiment'")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -1,0 +1,1 @@
+"""Curricula: which of a task's episodes training runs."""
