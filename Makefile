@@ -42,13 +42,15 @@ test-isaaclab:  ## Isaac Lab's tasks as ours, in an environment of its own: Pyth
 	@test -x build/isaaclab/bin/python || $(ISAACLAB_PYTHON) -m venv build/isaaclab
 	build/isaaclab/bin/python -m pip install --quiet -e '.[train,isaaclab]' 'pytest>=8'
 	OMP_WAIT_POLICY=PASSIVE build/isaaclab/bin/python -m pytest -m '' tests/lab/test_isaaclab.py tests/lab/test_apart.py
+	OMP_WAIT_POLICY=PASSIVE build/isaaclab/bin/python -m pytest tests/contracts/test_parts.py -k isaaclab
 
-test-mjlab:  ## mjlab's tasks as ours, in an environment of its own: 2.4 GB
+test-mjlab:  ## mjlab's tasks as ours, in an environment of its own: 7 GB
 	@test -x build/mjlab/bin/python || $(PYTHON) -m venv build/mjlab
 	build/mjlab/bin/python -m pip install --quiet torch mjlab==1.6.0 hydra-core onnxruntime 'cryptography>=43' mcap \
 		'onnx>=1.17' 'gymnasium>=1.0' rich matplotlib 'pytest>=8'
 	build/mjlab/bin/python -m pip install --quiet --no-deps -e .
 	OMP_WAIT_POLICY=PASSIVE build/mjlab/bin/python -m pytest -m '' tests/lab/test_mjlab.py
+	OMP_WAIT_POLICY=PASSIVE build/mjlab/bin/python -m pytest tests/contracts/test_parts.py -k mjlab
 
 soak: $(DEV_STAMP)  ## hours of faults and fuzzing; BUNDLE=… is what is deployed
 	@test -n "$(BUNDLE)" || (echo "make soak needs BUNDLE=<a bundle of robokd export>" && exit 2)

@@ -6,6 +6,7 @@ that was cut off.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -104,17 +105,29 @@ class Steps:
 
 def foresee(config: PipelineConfig) -> None:
     """Refuse now what a later stage would refuse after hours of work."""
+    from robokd.env.base import check_groups
+    from robokd.env.native import NativeEnv
     from robokd.evaluate import check_spaces
+    from robokd.export.contract import ages_s, robot
     from robokd.learn.pupil import build_student, student_inputs
     from robokd.learn.residual import check_residual_groups
+    from robokd.learn.room import check_room
     from robokd.learn.stage import build_env
+    from robokd.nets.residual import BASE, FEATURES
 
     check_spaces(config.evaluate.spaces)
     seen = student_inputs(config.distill)
-    env = build_env(config.distill, seen, "train", num_envs=1)
-    build_student(config.distill, env)
-    env.close()
-    check_residual_groups(config.refine.teacher.actor_groups, seen, config.refine.cameras)
+    residual = config.refine.teacher
+    check_residual_groups(residual.actor_groups, seen, config.refine.cameras)
+    asked = [one for one in (*residual.actor_groups, *residual.critic_groups) if one not in (BASE, FEATURES)]
+    with contextlib.closing(build_env(config.distill, seen, "train", num_envs=1)) as env:
+        robot(config.export, env)  # also that there are joint targets, which a robot can be sent
+        ages_s(config.export, env, seen)
+        check_groups(asked, env.obs_specs, env.camera_specs)
+        build_student(config.distill, env)
+        if isinstance(env, NativeEnv):
+            for name in ("teach", "distill", "refine"):
+                check_room(name, getattr(config, name), env.sim.model)
 
 
 def check_armed_now(config: DeployConfig, bundle: str) -> None:

@@ -38,7 +38,7 @@ CURE = "pip install 'robokd[train,mujoco]'"
 @register("robot", "mujoco")
 @dataclass(kw_only=True)
 class MujocoRobotCfg:
-    """A simulated robot: the bundle's own task in MuJoCo, in real time, in a process of its own."""
+    """A simulated robot: the bundle's own task and simulator, in real time, in a process of its own."""
 
     space: str = "seen"  # where episodes are drawn from: seen, unseen or unseen_all
     start_timeout_s: float = 120.0  # to build and compile the simulation

@@ -1,4 +1,4 @@
-"""The process of the simulated robot: one world of the bundle's task, stepped in real time.
+"""The process of the simulated robot: one world of the bundle's own task, stepped in real time.
 
     python -m robokd.sim2real.mujoco_host <descriptors of three sockets: control, joints, cameras> <plugin> …
 
@@ -27,6 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from robokd.sim2real.body import Body, check_fits, one_world
+from robokd.sim2real.foreign_world import ForeignWorld
 from robokd.sim2real.mujoco import check_simulated
 from robokd.sim2real.packets import Channel, Kind
 from robokd.sim2real.robot import Command
@@ -35,14 +37,12 @@ from robokd.sim2real.wire import Outbox, Say, Wire, frame_layout, message
 from tensordict import TensorDict
 
 from robokd import UserError
-from robokd.config import load
-from robokd.draws import Draws
-from robokd.env.base import Setup, check_contract
+from robokd.config import PlayConfig, load
 from robokd.env.native import NativeEnv
 from robokd.files import write_atomic
 from robokd.memory import peak_rss_mb
 from robokd.registry import load_plugins
-from robokd.specs import IMU_CHANNELS
+from robokd.specs import IMU_CHANNELS, ActionSpec, from_dict
 
 OPEN_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 1.0
@@ -52,13 +52,13 @@ SETTLE_S = 1.0  # after the last command between episodes, until the world stand
 
 
 class World:
-    """One world of the bundle's task: what a robot's body, sensors and cameras would be."""
+    """The Body protocol over one world of a task of ours."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         self.env = build_env(setup)
         env = self.env
         self.joints, self.sim = env.action_spec.names, str(setup["sim_config"]["part"])
-        self.cameras = tuple(group for group in env.groups if group in env.camera_specs)
+        self.cameras = {name: env.camera_specs[name] for name in setup["cameras"]}
         self.dt, self.substeps = env.sim.physics_dt, env.substeps
         model = env.sim.model
         self._position_ids = [int(model.joint(name).qposadr[0]) for name in self.joints]
@@ -68,22 +68,27 @@ class World:
         self.step(self.hold())  # compiles what is compiled on first use
 
     def begin(self, episode: int) -> None:
-        """Put the world to the start of an episode."""
+        """See Body.begin."""
         self.steps, self._has_diverged = 0, False
         self._take(self.env.reset(torch.tensor([episode])))
 
     @property
     def delay_s(self) -> float:
-        """How late the drives feel a target in this episode: the task's parameter, if it has that."""
+        """See Body.delay_s: the task's parameter, if it has that."""
         drawn = self.env.state.episode.get("delay_s", None)
         return 0.0 if drawn is None else float(drawn[0, 0])
 
+    @property
+    def frames_rendered(self) -> int:
+        """See Body.frames_rendered."""
+        return self.env.frames_rendered
+
     def hold(self) -> np.ndarray:
-        """Return the joint targets (A,) that hold the start pose."""
+        """See Body.hold."""
         return self.env.state.command[0].numpy().copy()
 
     def step(self, target: np.ndarray) -> bool:
-        """Advance a substep towards joint targets (A,) in rad; return whether it ends a control step."""
+        """See Body.step."""
         env, state = self.env, self.env.state
         state.command = torch.from_numpy(target)[None]
         env.sim.step(env.task.control(state.command, state), 1)
@@ -99,7 +104,7 @@ class World:
         return is_control_step
 
     def sense(self) -> dict[str, np.ndarray]:
-        """Return what the sensors give: joint_pos and joint_vel (A,), gyro and gravity (3,) of an IMU."""
+        """See Body.sense."""
         return {
             name: self._proprio[self._slices[name]]
             for name in ("joint_pos", "joint_vel", *IMU_CHANNELS)
@@ -107,16 +112,16 @@ class World:
         }
 
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the true positions and speeds of the joints (A,)."""
+        """See Body.truth."""
         get = self.env.sim.get
         return get("qpos")[0, self._position_ids].numpy(), get("qvel")[0, self._velocity_ids].numpy()
 
     def is_success(self) -> bool:
-        """Whether the episode's goal is reached."""
+        """See Body.is_success."""
         return bool(self.env.task.success(self.env.state)[0]) and not self._has_diverged
 
     def is_over(self) -> bool:
-        """Whether the episode has ended: by divergence, or with a control step by goal, failure or time."""
+        """See Body.is_over."""
         env = self.env
         if self._has_diverged or self.steps % self.substeps:
             return self._has_diverged
@@ -130,36 +135,44 @@ class World:
         self.ages_s = {name: float(eyes.ages_s[name][0]) for name in self.cameras} if eyes else {}
 
 
+def open_body(setup: dict[str, Any]) -> Body:
+    """Return one world of the bundle's task, by whoever simulates that; UserError where it does not fit."""
+    task = _saved(setup).task
+    return ForeignWorld(setup, task) if hasattr(task, "suite") else World(setup)
+
+
 def build_env(setup: dict[str, Any]) -> NativeEnv:
     """Return one world of the bundle's task; UserError where it is no longer what the policy was made for."""
+    config = _saved(setup)
+    if suite := getattr(config.task, "suite", None):
+        why = f"bundle {setup['bundle']} is of a task of {suite}"
+        raise UserError(f"{why}: there is no model of its robot for MuJoCo")
+    env = config.task.build(
+        sim=config.sim, renderer=config.renderer, corrupt=config.corrupt,
+        setup=one_world(setup, ("proprio", *setup["cameras"])),
+    )  # fmt: skip
+    check_fits(setup, env)
+    return env
+
+
+def _saved(setup: dict[str, Any]) -> PlayConfig:
+    """Return the bundle's task and what simulates it, as they were saved; physics in steps of our own."""
     check_simulated(setup, setup["bundle"])
     parts = {name: setup[f"{name}_config"] for name in ("task", "sim", "renderer", "corrupt")}
     trained = parts["sim"]["physics_dt"]
     parts["sim"] = {**parts["sim"], "physics_dt": trained / math.ceil(trained / PHYSICS_DT - 1e-9)}
-    config = load("play", {"run": setup["bundle"], **parts})
-    try:
-        wanted = Setup(
-            num_envs=1, groups=("proprio", *setup["cameras"]), draws=Draws(setup["seed"], "test"),
-            space=setup["space"], device="cpu", threads=1,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(f"robot.space: {error}") from None
-    env = config.task.build(sim=config.sim, renderer=config.renderer, corrupt=config.corrupt, setup=wanted)
-    saved = {name: setup[name] for name in ("action", "observations", "cameras")}
-    check_contract(saved, env, f"bundle {setup['bundle']}")
-    return env
+    return load("play", {"run": setup["bundle"], **parts})
 
 
 class Host:
     """Steps the world on absolute deadlines, speaks of it, and listens in between."""
 
     def __init__(
-        self, control: Wire, joints: Channel, cameras: socket.socket, world: World, account: RobotAccount
+        self, control: Wire, joints: Channel, cameras: socket.socket, world: Body, account: RobotAccount
     ) -> None:
         self.control, self.joints, self.world, self.account = control, joints, world, account
         self.pictures = Outbox(cameras)
-        specs = [world.env.camera_specs[name] for name in world.cameras]
-        self._frames = [np.zeros(1, frame_layout(spec)) for spec in specs]
+        self._frames = [np.zeros(1, frame_layout(spec)) for spec in world.cameras.values()]
         self._is_running, self._is_controlled = False, True
         self._begun_s = self._spoken_s = time.monotonic()  # of the substep due next; of what was last said
         self._target = world.hold()
@@ -268,11 +281,10 @@ class Host:
 
     def summary(self) -> dict[str, Any]:
         """Return the account of the robot and of its process."""
-        frames = self.world.env.frames_rendered
         packets = dict(self.joints.counts)
         return {
             **self.account.summary(), "sim": self.world.sim, "packets": packets,
-            "peak_rss_mb": peak_rss_mb(), "frames_rendered": frames,
+            "peak_rss_mb": peak_rss_mb(), "frames_rendered": self.world.frames_rendered,
         }  # fmt: skip
 
     def _take_commands(self) -> None:
@@ -303,8 +315,8 @@ def main(argv: list[str]) -> int:
         setup = json.loads(payload)
         load_plugins(argv[3:])  # a person typed them
         with torch.no_grad():
-            world = World(setup)
-            spec = world.env.action_spec
+            world = open_body(setup)
+            spec = from_dict(ActionSpec, setup["action"])
             account = RobotAccount(spec, setup["robot"], setup["command_timeout_s"])
             host = Host(wire, Channel(joints, spec.size), cameras, world, account)
             gc.collect()

@@ -21,6 +21,8 @@ from robokd.env.foreign import ForeignEnv, check_parts
 from robokd.registry import register
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from robokd.env.base import Setup
     from robokd.env.foreign import Worlds
     from robokd.sim.base import SimCfg
@@ -80,16 +82,20 @@ class IsaacLabCfg:
         self, *, sim: SimCfg, renderer: RendererCfg | None, corrupt: Corruption, setup: Setup
     ) -> ForeignEnv:
         """Return environments of the task; its own simulator and renderer are used, whatever ours are."""
-        check_installed("isaaclab", VERSION, CURE)
+        opener = self.opener(setup)
         check_parts(sim, renderer, corrupt)
+        return opened(opener, setup)
+
+    def opener(self, setup: Setup) -> Callable[[], Worlds]:
+        """Return what opens the task's worlds in the process that calls it, which can hold no others."""
+        check_installed("isaaclab", VERSION, CURE)
         if not self.env_id:
             raise UserError(
                 "task=isaaclab needs task.env_id=…: the Gymnasium id of a task, e.g. Isaac-Cartpole"
             )
-        opener = partial(
+        return partial(
             open_worlds, self, setup.num_envs, setup.device, seed=setup.draws.seed, ends=setup.ends
         )
-        return opened(opener, setup)
 
 
 def open_worlds(cfg: IsaacLabCfg, num_envs: int, device: str, *, seed: int, ends: bool) -> Worlds:

@@ -97,7 +97,23 @@ class JointTargets:
         """Return what the term is to be given for our actions (N, A)."""
         self.command, self.rate = decode(actions, self.command, self.rate, self._limits, torch)
         self._env.robokd_rate = self.rate
-        return (self.command - self._term._offset) / self._term._scale
+        return self._raw(self.command)
+
+    def drive(self, targets: Tensor) -> None:
+        """See IsaacLab.drive."""
+        env, self.command = self._env, targets
+        if env.sim.physics_manager.handles_decimation():
+            env.sim.physics_manager.set_decimation(1)  # else a step would be a whole control step
+        env.action_manager.process_action(self._raw(targets))
+        env.action_manager.apply_action()
+        env.scene.write_data_to_sim()
+        env.sim.step(render=False)
+        env.scene.update(dt=env.physics_dt)
+
+    def positions_and_speeds(self) -> tuple[Tensor, Tensor]:
+        """See IsaacLab.joints."""
+        data = self._data
+        return data.joint_pos.torch[:, self._ids], data.joint_vel.torch[:, self._ids]
 
     def start_envelope(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """See IsaacLab.start_envelope."""
@@ -116,6 +132,9 @@ class JointTargets:
         if min(found["kp"]) <= 0:
             return dict.fromkeys(found)
         return {**found, "torque": found["torque"] if max(found["torque"]) < UNLIMITED_NM else None}
+
+    def _raw(self, targets: Tensor) -> Tensor:
+        return (targets - self._term._offset) / self._term._scale
 
     def _home(self) -> Tensor:
         return self._data.default_joint_pos.torch[:, self._ids]

@@ -60,9 +60,9 @@ class IsaacLab:
         self._stack = contextlib.ExitStack()
         launch = importlib.import_module("isaaclab.app.sim_launcher").launch_simulation
         self._stack.enter_context(launch(made, {}))
-        self._env: Any = gymnasium.make(cfg.env_id, cfg=made).unwrapped
+        self._env: Any = _made(cfg.env_id, made)
         self._ends_for_good = bool(made.is_finite_horizon)
-        self.control_dt = float(self._env.step_dt)
+        self.control_dt, self.physics_dt = float(self._env.step_dt), float(self._env.physics_dt)
         self.max_episode_length = int(self._env.max_episode_length)
         self._groups = flat(self._env.reset(seed=seed)[0])
         self.obs_specs = obs_specs(cfg, self._env, self._groups)
@@ -114,24 +114,44 @@ class IsaacLab:
         self._stack.close()
 
     def targets(self) -> tuple[Tensor, Tensor]:
-        """Return the joint targets last sent, rad, and their rates, rad/s, (N, A)."""
-        if self._joints is None:
-            raise UserError(
-                "task.action=native: the task decodes its own actions, there are no joint targets"
-            )
-        return self._joints.command, self._joints.rate
+        """See JointWorlds.targets; UserError, as all that follows, where the task decodes its own actions."""
+        joints = self._decoded()
+        return joints.command, joints.rate
 
     def start_envelope(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the lowest and highest joint positions (A,), rad, that an episode may begin from."""
-        if self._joints is None:
-            raise UserError("task.action=native: no joint targets are known that a robot could be sent")
-        return self._joints.start_envelope()
+        """See JointWorlds.start_envelope."""
+        return self._decoded().start_envelope()
 
     def gains(self) -> dict[str, list[float] | None]:
-        """Return kp, kd and the largest torque of the joints' servos, None where they are not plain ones."""
+        """See JointWorlds.gains; None where the servos are not plain ones."""
+        return self._decoded().gains()
+
+    def drive(self, targets: Tensor) -> None:
+        """See RobotWorlds.drive."""
+        self._decoded().drive(targets)
+
+    def joints(self) -> tuple[Tensor, Tensor]:
+        """See RobotWorlds.joints."""
+        return self._decoded().positions_and_speeds()
+
+    def judge(self) -> tuple[Tensor, Tensor]:
+        """See RobotWorlds.judge: what its own step does after physics, but for rewards and resets."""
+        env = self._env
+        if env.sim.is_rendering:
+            env.sim.render()
+        env.episode_length_buf += 1
+        env.common_step_counter += 1
+        over = env.termination_manager.compute().clone()
+        ended, late = env.termination_manager.terminated, env.termination_manager.time_outs
+        env.command_manager.compute(dt=env.step_dt)
+        if "interval" in env.event_manager.active_terms:
+            env.event_manager.apply(mode="interval", dt=env.step_dt)
+        return succeeded(self._cfg, env, ended=ended, late=late), over
+
+    def _decoded(self) -> JointTargets:
         if self._joints is None:
             raise UserError("task.action=native: no joint targets are known that a robot could be sent")
-        return self._joints.gains()
+        return self._joints
 
     def _find_cameras(self) -> None:
         for name, sensor in self._env.scene.sensors.items():
@@ -168,11 +188,22 @@ def _configured(cfg: IsaacLabCfg, num_envs: int, device: str) -> Any:  # noqa: A
         if not cfg.overrides:
             raise
         raise UserError(f"task.overrides={list(cfg.overrides)}: {' '.join(str(error).split())}") from error
-    if not hasattr(made, "is_finite_horizon"):
+    if hasattr(made, "possible_agents") or not hasattr(made, "is_finite_horizon"):
         raise UserError(
             f"task.env_id={cfg.env_id} has several agents, or no rewards: wanted a task for one policy"
         )
     return made
+
+
+def _made(env_id: str, made: Any) -> Any:  # noqa: ANN401
+    """Return the environment of a config; UserError where a file of its scene's is out of reach."""
+    try:
+        return gymnasium.make(env_id, cfg=made).unwrapped
+    except FileNotFoundError as error:
+        raise UserError(
+            f"task.env_id={env_id}: {error}: it is downloaded, and this machine cannot. Set "
+            "ISAACSIM_ASSET_ROOT, or NEWTON_ASSET_DIR, to a folder that has it"
+        ) from error
 
 
 def _camera_spec(cfg: IsaacLabCfg, env: Any, group: str, sensor: Any, encoding: str) -> CameraSpec:  # noqa: ANN401

@@ -94,7 +94,14 @@ class Mjlab:
             raise UserError(unknown("task of mjlab", cfg.env_id, known))
         made = registry.load_env_cfg(cfg.env_id)
         made.scene.num_envs, made.seed, made.auto_reset = num_envs, seed, False
-        self._env: Any = importlib.import_module("mjlab.envs").ManagerBasedRlEnv(made, device)
+        build = importlib.import_module("mjlab.envs").ManagerBasedRlEnv
+        try:
+            self._env: Any = build(made, device)
+        except FileNotFoundError as error:  # of tracking a motion
+            raise UserError(
+                f"task.env_id={cfg.env_id} wants a file that is not there ({error}): register a task of your "
+                "own whose config names it, in a module of plugins=[…]"
+            ) from error
         self._ends_for_good = bool(made.is_finite_horizon)
         self.control_dt = float(self._env.step_dt)
         self.max_episode_length = int(self._env.max_episode_length)

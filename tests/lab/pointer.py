@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import gymnasium
 
-MANAGER, DIRECT = "Robokd-Pointer", "Robokd-Pointer-Direct"
+MANAGER, DIRECT, ELSEWHERE = "Robokd-Pointer", "Robokd-Pointer-Direct", "Robokd-Pointer-Elsewhere"
 
-gymnasium.register(
-    id=MANAGER,
-    entry_point="isaaclab.envs:ManagerBasedRLEnv",
-    disable_env_checker=True,
-    kwargs={"env_cfg_entry_point": "tests.lab.pointer_scene:PointerEnvCfg"},
-)
+for name, cfg in ((MANAGER, "PointerEnvCfg"), (ELSEWHERE, "ElsewhereEnvCfg")):
+    gymnasium.register(
+        id=name,
+        entry_point="isaaclab.envs:ManagerBasedRLEnv",
+        disable_env_checker=True,
+        kwargs={"env_cfg_entry_point": f"tests.lab.pointer_scene:{cfg}"},
+    )
 gymnasium.register(
     id=DIRECT,
     entry_point="tests.lab.pointer_direct:PointerDirectEnv",

@@ -18,6 +18,7 @@ from isaaclab.sensors import CameraCfg
 from isaaclab.sim.utils import clone, get_current_stage
 from isaaclab.utils import configclass
 from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg
+from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
 from isaaclab_newton.renderers import NewtonWarpRendererCfg
 from pxr import Gf, Sdf, Usd, UsdGeom, UsdPhysics
 
@@ -228,6 +229,23 @@ class TerminationsCfg:
     reached = DoneTermCfg(func=reached)
 
 
+class NewtonByWorlds(NewtonMJWarpManager):
+    """Newton over mujoco_warp, and over MuJoCo's C library where there is one world only.
+
+    On a CPU a step of mujoco_warp is a hundred launches, however few worlds there are: a simulated robot
+    would not be in time. Isaac Lab 3.0 cannot build the other by itself, as it asks it how many contacts
+    there may be; of this scene, which has none, none are asked for.
+    """
+
+    @classmethod
+    def _create_solver(cls, model: object, solver_cfg: MJWarpSolverCfg) -> object:
+        return super()._create_solver(model, solver_cfg.replace(use_mujoco_cpu=model.world_count == 1))
+
+    @classmethod
+    def _initialize_contacts(cls) -> None:
+        pass
+
+
 @configclass
 class PointerEnvCfg(ManagerBasedRLEnvCfg):
     """The manager-based task."""
@@ -243,5 +261,19 @@ class PointerEnvCfg(ManagerBasedRLEnvCfg):
         """Set what is not a field of its own."""
         self.decimation, self.episode_length_s = 2, 2.0
         self.sim.dt, self.sim.render_interval, self.sim.gravity = 0.02, 2, (0.0, 0.0, 0.0)
-        solver = MJWarpSolverCfg(njmax=20, nconmax=5, integrator="implicitfast", disable_contacts=True)
+        solver = MJWarpSolverCfg(
+            class_type=NewtonByWorlds, njmax=20, nconmax=5, integrator="implicitfast", disable_contacts=True
+        )
         self.sim.physics = NewtonCfg(solver_cfg=solver, num_substeps=1, use_cuda_graph=True)
+
+
+@configclass
+class ElsewhereEnvCfg(PointerEnvCfg):
+    """The same, with a part of the scene that is out of reach, as those that are downloaded may be."""
+
+    def __post_init__(self) -> None:
+        """Add what cannot be found."""
+        super().__post_init__()
+        self.scene.table = AssetBaseCfg(
+            prim_path="{ENV_REGEX_NS}/Table", spawn=sim_utils.UsdFileCfg(usd_path="/nowhere/elsewhere.usd")
+        )

@@ -4,6 +4,7 @@ Building a task takes seconds, a minute where its kernels are compiled first; so
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,8 +151,10 @@ def test_success_is_what_the_named_term_says(pointer):
         ),
         ({**TASK, "success_term": "won"}, r"no termination term 'won' .*: it has time_out, reached"),
         ({**TASK, "env_id": "Robokd-Pointer-Direct"}, r"exactly one action term.*Direct has none"),
+        ({"env_id": "Isaac-Pendulum-MARL-Direct"}, r"has several agents, or no rewards: wanted"),
+        ({"env_id": "Robokd-Pointer-Elsewhere"}, r"elsewhere\.usd: it is downloaded, and this"),
     ],
-    ids=["unknown", "foreign", "group", "success", "direct"],
+    ids=["unknown", "foreign", "group", "success", "direct", "agents", "assets"],
 )
 def test_a_task_that_cannot_be_is_one_line(fields, message):
     with pytest.raises(UserError, match=message) as caught:
@@ -159,27 +162,32 @@ def test_a_task_that_cannot_be_is_one_line(fields, message):
     assert "\n" not in str(caught.value)
 
 
+PPO = ["iterations=2", "steps_per_iteration=8", "evaluate_every=2", "evaluate_episodes=8"]
+DAGGER = ["rounds=2", "steps_per_round=4", "gradient_steps=2", "batch_size=8", "evaluate_episodes=8"]
+SMALL = [
+    "experiment=pointer", f"plugins=[{PLUGIN}]", "num_envs=8", "threads=1", "evaluate.episodes=8",
+    "evaluate.ablations=false", "export.parity_samples=16", "deploy.episodes=2",
+    # whatever else this machine does
+    "export.age_periods=12", "deploy.robot.reply_timeout_s=10", "deploy.robot.start_timeout_s=600",
+    *(f"{stage}.teacher.{word}" for stage in ("teach", "refine") for word in PPO),
+    *(f"distill.dagger.{word}" for word in DAGGER),
+]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_the_chain_runs_from_teacher_to_evaluation(tmp_path):
-    task = [f"task.{name}={value}" for name, value in TASK.items()]
-    shared = [f"plugins=[{PLUGIN}]", "threads=1", f"runs={tmp_path}"]
-    groups = ["teacher.actor_groups=[proprio,critic]", "teacher.critic_groups=[proprio,critic]"]
-    tiny = [
-        "num_envs=8", "teacher.iterations=2", "teacher.steps_per_iteration=8", "teacher.evaluate_every=2",
-        "teacher.evaluate_episodes=4", "teacher.hidden=[16]", "teacher.critic_hidden=[16]",
-    ]  # fmt: skip
-    assert main(["teach", "task=isaaclab", *task, *shared, *groups, *tiny]) == 0
-    teacher = next(tmp_path.glob("*_teach_*"))
-    tiny = [
-        "num_envs=4", "cameras=[camera]", "groups=[proprio]", "loss=[action_huber]", "dagger.rounds=2",
-        "dagger.steps_per_round=4", "dagger.gradient_steps=2", "dagger.batch_size=8",
-        "dagger.evaluate_every=2", "dagger.evaluate_episodes=4", "student.channels=[4,4]",
-        "student.keypoints=4",
-    ]  # fmt: skip
-    assert main(["distill", f"parent={teacher}", *shared, *tiny]) == 0
-    student = next(tmp_path.glob("*_distill_*"))
-    words = ["num_envs=4", "episodes=4", "spaces=[seen]", "ablations=false"]
-    assert main(["evaluate", f"run={student}", *shared, *words]) == 0
-    found = json.loads(next(tmp_path.glob("*_evaluate_*/summary.json")).read_text())
-    assert found["episodes"] == 4
-    assert found["frames_rendered"] > 0
+def test_one_command_goes_from_teacher_to_a_robot_that_isaac_lab_simulates(tmp_path, capsys):
+    assert main(["pipeline", *SMALL, f"runs={tmp_path}"]) == 0
+    summary = json.loads(Path(capsys.readouterr().out.strip().splitlines()[-1]).read_text())
+    stages = {name: json.loads(Path(path).read_text()) for name, path in summary["stages"].items()}
+    assert {"teach", "distill", "refine", "evaluate", "export", "deploy"} <= set(stages)
+    assert {stage["sim"] for stage in stages.values()} == {"isaaclab"}
+    assert stages["evaluate"]["episodes"] == 8
+    assert stages["export"]["parity_max_abs"] < 1e-4
+    deployed = stages["deploy"]
+    assert deployed["stop_reason"] == "end"
+    assert deployed["success"]["episodes"] == 2
+    assert deployed["ticks"] >= 2
+    assert deployed["frames_rendered"] > 0
+    # what it was told kept the limits, however it moved
+    assert not [kind for kind in deployed["robot_log"]["violations"] if kind.startswith("command")]
+    assert deployed["robot_log"]["lost_s"] < 0.5 * deployed["wall_s"]

@@ -82,9 +82,13 @@ def test_episodes_of_the_same_numbers_begin_alike(cart):
         ),
         ({"env_id": TASK, "proprio": ("policy",)}, r"no observation group 'policy' .*: it has actor, critic"),
         ({"env_id": TASK, "success_term": "won"}, r"no termination term 'won' .*: it has time_out"),
+        (
+            {"env_id": "Mjlab-Tracking-Flat-Unitree-G1"},
+            r"wants a file that is not there .*: register a task of your own whose config names it",
+        ),
         ({}, r"needs task.env_id=…"),
     ],
-    ids=["unknown", "group", "success", "none"],
+    ids=["unknown", "group", "success", "motion", "none"],
 )
 def test_a_task_that_cannot_be_is_one_line(fields, message):
     with pytest.raises(UserError, match=message) as caught:

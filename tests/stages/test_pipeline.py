@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from robokd.cli import main
 
 PPO = ["iterations=2", "steps_per_iteration=8", "evaluate_every=2", "evaluate_episodes=8"]
@@ -14,6 +16,7 @@ WORDS = [
     "deploy.episodes=1", *(f"{stage}.teacher.{word}" for stage in ("teach", "refine") for word in PPO),
     *(f"distill.dagger.{word}" for word in DAGGER),
 ]  # fmt: skip
+BLIND = ["distill.cameras=[]", "distill.loss=[action_huber]"]
 
 
 def _folders(root: Path) -> set[Path]:
@@ -34,3 +37,28 @@ def test_a_pipeline_runs_every_stage_and_resuming_repeats_none_of_the_finished_o
     after = {folder: (folder / "summary.json").read_bytes() for folder in _folders(tmp_path)}
     assert before.keys() == after.keys()
     assert all(before[folder] == after[folder] for folder in before if folder != path.parent)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["task=gymnasium", "task.env_id=Pendulum-v1", *BLIND],
+            "a policy of an environment that is not ours cannot be exported: no joint targets are known",
+        ),
+        (
+            ["task=reach", "refine.teacher.critic_groups=[base_action,privilege]"],
+            "no observation group or camera named 'privilege'",
+        ),
+        (["task=reach", "export.jerk=[1,2]"], "jerk wants one number, or one for each of joint1"),
+        (["task=reach", "export.age_periods=400"], "age_periods=400: "),
+    ],
+    ids=["native", "group", "jerk", "age"],
+)
+def test_what_a_later_stage_would_refuse_is_refused_before_anything_is_taught(
+    tmp_path, capsys, words, message
+):
+    assert main(["pipeline", *words, f"runs={tmp_path}"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1]
+    assert not any(tmp_path.iterdir())
