@@ -7,7 +7,6 @@ Shapes: N worlds, H rows, W columns.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from robokd.bench import agreement, first_frame
 from robokd.bench.opengl import OpenGl, check_opengl, worlds
 from robokd.bench.rays import Rays
 from robokd.bench.room import build_room
-from robokd.bench.row import Effort, Gate, LeftOut, Measure, Row, in_turn, per
+from robokd.bench.row import Effort, Gate, LeftOut, Measure, Row, in_turn, per, until_done
 from robokd.bench.scatter import build_scatter, scatter_on
 from robokd.bench.scene import cameras
 from robokd.sim.base import Sim
@@ -171,23 +170,12 @@ def _on_gpu(device: str, scene: _Scene, effort: Effort) -> Row:
     others = (theirs, picture(scene.small, view)[:, 0])
     measures = [measure for other in others for measure in agreement.depths(ours, other, is_flat)]
     sides = _drawing(large, view, cfg), _drawing(large, view, peer)
-    drawn, traced = in_turn(*sides, effort, _until_drawn)
+    drawn, traced = in_turn(*sides, effort, until_done)
     return Row(
         name=ON_GPU, peer_name="renderer=mjwarp on the same GPU", unit="us/frame", bar=ON_GPU_BAR,
         gate=Gate(name="the same as mujoco_warp, and as on the CPU", measures=tuple(measures)),
         ours_all=per(drawn, large.num_envs), peer_all=per(traced, large.num_envs),
     )  # fmt: skip
-
-
-def _until_drawn(call: Callable[[], object], count: int) -> float:
-    """Return the wall seconds of one of `count` calls, until the device has done them all."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
-    begin = time.perf_counter()
-    for _ in range(count):
-        call()
-    wait()
-    return (time.perf_counter() - begin) / count
 
 
 def _drawing(sim: Sim, camera: CameraSpec, cfg: RendererCfg | None = None) -> Callable[[], torch.Tensor]:

@@ -129,6 +129,19 @@ def wall_seconds(call: Callable[[], object], count: int) -> float:
     return (time.perf_counter() - begin) / count
 
 
+def until_done(call: Callable[[], object], count: int) -> float:
+    """Return the wall seconds of one of `count` calls, until a GPU has done them all."""
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    wait()
+    return (time.perf_counter() - begin) / count
+
+
 def in_turn(
     ours: Callable[[], object],
     peer: Callable[[], object],

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from robokd.bench import hover, plain
+from robokd.bench import hover, plain, sim_gpu
 from robokd.bench.row import Effort, Gate, LeftOut, Measure, Row, in_turn, per, wall_seconds
 from robokd.cores import cores
 from robokd.draws import Draws
@@ -71,7 +71,7 @@ def rows(effort: Effort) -> Iterator[Row | LeftOut]:
             except ImportError as error:
                 yield LeftOut(name=f"{body.name}, beside {name}", why=str(error))
     yield LeftOut(name="beside EnvPool", why="it runs the models that it brings, none of ours")
-    yield LeftOut(name="sim=mjwarp beside captured mujoco_warp.step", why="needs a GPU, not yet measured")
+    yield from sim_gpu.rows(effort)
 
 
 def _raw(body: Body, name: str, persistent: bool, bar: float | None, effort: Effort) -> Row:
