@@ -1,11 +1,12 @@
 """What a policy sees and does, as data: observation, camera and action contracts. Numpy only.
 
-Shapes: A action dimensions (one per actuated joint); a leading batch axis is allowed everywhere.
+Shapes: A action dimensions (one per command); a leading batch axis is allowed everywhere.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -23,7 +24,8 @@ ENCODINGS = {
     "depth_u8": (np.uint8, 1), "depth_f16": (np.float16, 1), "rgb_u8": (np.uint8, 3),
     "segment_i16": (np.int16, 1),
 }  # fmt: skip
-MODES = {"joint_delta": "last_sent", "native": "none"}  # of actions -> their anchor
+MODES = {"joint_delta": "last_sent", "absolute": "last_sent", "native": "none"}  # of actions -> their anchor
+LATER = ("offset", "units")  # fields of ActionSpec that older contracts lack: not written where empty
 # what a robot's drivers measure -> unit; of every joint, or of the axes of an IMU (sim2real/robot.py)
 CHANNELS = {"joint_pos": "rad", "joint_vel": "rad/s", "gyro": "rad/s", "gravity": "1"}
 IMU_CHANNELS, AXES = ("gyro", "gravity"), ("x", "y", "z")
@@ -137,24 +139,29 @@ class CameraSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionSpec:
-    """How a policy's action in [-1, 1]^A becomes joint position targets in radians.
+    """How a policy's action in [-1, 1]^A becomes commands: joint positions, body rates, thrust ...
 
-    mode "joint_delta": the target moves from the anchor by at most `scale` a control step; the anchor is the
-    last target that was *sent*. Position, velocity and acceleration limits are part of the decoding, so a
-    policy is trained under the limits that the robot enforces.
+    mode "joint_delta": a command moves from the anchor by at most `scale` a control step.
+    mode "absolute": a command is `offset` + `scale` * action, wherever the anchor is.
+    In both the anchor is the last command that was *sent*. Limits of a command, of its rate and of that
+    rate's change are part of the decoding, so a policy is trained under the limits that the robot enforces;
+    of a command that may jump they are numbers so large that they never bind.
     mode "native", without an anchor: the environment, which is not ours, decodes its actions itself. There
     are no limits, and no robot is sent such actions.
+    Where a field says rad and `units` something else, it is in that unit.
     """
 
-    names: tuple[str, ...]  # joints, in order
+    names: tuple[str, ...]  # of joints or other commands, in order
     control_dt: float  # s
-    scale: tuple[float, ...] = ()  # rad per control step at |action| = 1
+    scale: tuple[float, ...] = ()  # rad at |action| = 1: per control step, or from the offset
     position_lower: tuple[float, ...] = ()  # rad
     position_upper: tuple[float, ...] = ()  # rad
     velocity: tuple[float, ...] = ()  # rad/s, symmetric
     acceleration: tuple[float, ...] = ()  # rad/s^2, symmetric
     mode: str = "joint_delta"  # one of MODES
     anchor: str = "last_sent"  # the mode's
+    offset: tuple[float, ...] = ()  # rad, the command at action 0; of mode "absolute" only
+    units: tuple[str, ...] = ()  # of each command; empty = all are joint positions in rad
 
     def __post_init__(self) -> None:
         if MODES.get(self.mode) != self.anchor:
@@ -166,10 +173,15 @@ class ActionSpec:
         for field in ("scale", "position_lower", "position_upper", "velocity", "acceleration"):
             if len(getattr(self, field)) != count:
                 raise ValueError(f"{field} has {len(getattr(self, field))} values for {count} joints")
+        wanted = count if self.mode == "absolute" else 0
+        if len(self.offset) != wanted:
+            raise ValueError(f"offset has {len(self.offset)} values, mode {self.mode!r} wants {wanted}")
+        if len(self.units) not in (0, count):
+            raise ValueError(f"units has {len(self.units)} values for {count} commands")
         if self.control_dt <= 0:
             raise ValueError(f"control_dt must be > 0 s, got {self.control_dt}")
-        if count and min(*self.scale, *self.velocity, *self.acceleration) <= 0:
-            raise ValueError("scale, velocity and acceleration must be > 0 for every joint")
+        if not all(0 < number < math.inf for number in (*self.scale, *self.velocity, *self.acceleration)):
+            raise ValueError("scale, velocity and acceleration must be > 0 and finite for every joint")
 
     @property
     def size(self) -> int:
@@ -178,7 +190,7 @@ class ActionSpec:
 
     @property
     def is_decoded(self) -> bool:
-        """Whether `decode` makes joint targets of such actions; if not, their environment does its own."""
+        """Whether `decode` makes commands of such actions; if not, their environment does its own."""
         return self.mode != "native"
 
 
@@ -192,6 +204,7 @@ class Limits:
     velocity: Any
     acceleration: Any
     dt: float
+    offset: Any = None  # of mode "absolute"
 
     @classmethod
     def of(cls, spec: ActionSpec, asarray: ToArray = lambda values: np.asarray(values, np.float32)) -> Limits:
@@ -204,6 +217,7 @@ class Limits:
         return cls(
             scale=asarray(spec.scale), lower=asarray(spec.position_lower), upper=asarray(spec.position_upper),
             velocity=asarray(spec.velocity), acceleration=asarray(spec.acceleration), dt=spec.control_dt,
+            offset=asarray(spec.offset) if spec.offset else None,
         )  # fmt: skip
 
 
@@ -225,10 +239,10 @@ def limit(
     """Return (target, rate) moved as little as needed to keep position, velocity and acceleration limits.
 
     Args:
-        target: (..., A) wanted joint targets, rad.
-        anchor: (..., A) the last target sent, rad, within the position limits.
-        rate: (..., A) (last target - the one before) / dt, rad/s.
-        limits: of the robot; `limits.dt` is the time since the last target.
+        target: (..., A) wanted commands, rad where they are joint targets.
+        anchor: (..., A) the last command sent, within the position limits.
+        rate: (..., A) (last command - the one before) / dt.
+        limits: of the robot; `limits.dt` is the time since the last command.
         xp: numpy or torch.
 
     Idempotent up to rounding. Position wins over velocity, and acceleration is kept by braking in time.
@@ -248,19 +262,21 @@ def limit(
 def decode(
     action: Array, anchor: Array, rate: Array, limits: Limits, xp: ModuleType = np
 ) -> tuple[Array, Array]:
-    """Return (target, rate) of an action: anchor + scale * clip(action, -1, 1), then `limit`.
+    """Return (target, rate) of an action: base + scale * clip(action, -1, 1), then `limit`.
 
-    Shapes (..., A); the one definition that training (torch), the exported graph and numpy share.
+    The base is the anchor, or in mode "absolute" the offset. Shapes (..., A); the one definition that
+    training (torch), the exported graph and numpy share.
     """
-    return limit(anchor + limits.scale * xp.clip(action, -1, 1), anchor, rate, limits, xp)
+    base = anchor if limits.offset is None else limits.offset
+    return limit(base + limits.scale * xp.clip(action, -1, 1), anchor, rate, limits, xp)
 
 
 Spec = TypeVar("Spec", ObsSpec, CameraSpec, ActionSpec)
 
 
 def to_dict(spec: ObsSpec | CameraSpec | ActionSpec) -> dict[str, Any]:
-    """Return a spec as JSON-ready data, at full precision."""
-    return dataclasses.asdict(spec)
+    """Return a spec as JSON-ready data, at full precision; fields of LATER only where they say something."""
+    return {key: value for key, value in dataclasses.asdict(spec).items() if value or key not in LATER}
 
 
 def from_dict(kind: type[Spec], data: dict[str, Any]) -> Spec:

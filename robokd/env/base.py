@@ -168,8 +168,8 @@ class State:
     step: Tensor  # (N,) int64 control steps since the episode began
     action: Tensor  # (N, A) clipped policy action of the last step
     previous_action: Tensor  # (N, A) the one before
-    command: Tensor  # (N, A) last joint targets sent, rad
-    rate: Tensor  # (N, A) their rate, rad/s
+    command: Tensor  # (N, A) last commands sent, in the ActionSpec's units: joint targets in rad, or others
+    rate: Tensor  # (N, A) their rate, 1/s
     is_seen: bool = False  # whether there are cameras whose pictures somebody looks at
     reference_share: float = 0.0  # of episodes that begin in the task's reference states; training's only
 
@@ -205,19 +205,19 @@ class Task(Protocol):
         ...
 
     def start_envelope(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return the lowest and highest joint positions (A,) in rad that an episode may start from."""
+        """Return the lowest and highest commands (A,) that an episode may start from."""
         ...
 
     def reset(self, values: dict[str, Tensor], state: State, mask: Tensor) -> Tensor:
         """Write the worlds and episode entries of mask from parameter values {name: (N, D)}.
 
-        Outside of mask the values are those of the episodes that go on there. Returns the joint targets
-        (N, A) that hold the start pose.
+        Outside of mask the values are those of the episodes that go on there. Returns the commands
+        (N, A) that hold the start.
         """
         ...
 
     def control(self, command: Tensor, state: State) -> Tensor:
-        """Return actuator controls (N, nu) for joint targets (N, A) in rad."""
+        """Return actuator controls (N, nu) for commands (N, A)."""
         ...
 
     def progress(self, state: State, dt: float) -> None:

@@ -32,7 +32,7 @@ FIELDS: dict[str, type] = {  # every field of a manifest, all required
     "lineage": list, "evaluation": dict, "parity_max_abs": float, "members": list,
 }  # fmt: skip
 QUATERNION_ORDER = "wxyz"
-UNITS = {  # of every number of the contract and of the robot's channels
+UNITS = {  # of numbers of the contract, but where action.units says another, and of the robot's channels
     "position": "rad", "velocity": "rad/s", "acceleration": "rad/s^2", "jerk": "rad/s^3", "kp": "N m/rad",
     "kd": "N m s/rad", "torque": "N m", "torque_rate": "N m/s", "length": "m", "depth": "m", "time": "s",
 }  # fmt: skip
@@ -159,12 +159,12 @@ class _Check:
 
     def action(self, action: ActionSpec) -> None:
         if not action.is_decoded:
-            self.refuse("action.mode", f"is {action.mode!r}: no joint targets that a robot could be sent")
+            self.refuse("action.mode", f"is {action.mode!r}: no commands that a robot could be sent")
         if not all(action.names) or len(set(action.names)) != action.size:
             self.refuse("action.names", f"wants names of joints, each once, got {action.names!r:.60}")
         if any(low >= high for low, high in zip(action.position_lower, action.position_upper, strict=True)):
             self.refuse("action.position_lower", "must be below action.position_upper for every joint")
-        for name in ("scale", "position_lower", "position_upper", "velocity", "acceleration"):
+        for name in ("scale", "position_lower", "position_upper", "velocity", "acceleration", "offset"):
             # the runtime has them as float32, where one that is infinite or 0 would be no limit
             row = getattr(action, name)
             if not all(map(fits_float32, row)):

@@ -54,7 +54,7 @@ GOLDEN = 16  # samples that travel with the bundle
 
 
 class PolicyGraph(nn.Module):
-    """The whole policy as a function of tensors: encoded observations in, joint targets out."""
+    """The whole policy as a function of tensors: encoded observations in, commands out."""
 
     def __init__(self, policy: Exportable, env: VecEnv) -> None:
         super().__init__()

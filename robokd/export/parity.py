@@ -18,6 +18,7 @@ from robokd.files import parse_json
 
 MAX_ABS = 1e-5  # rad for commands and for a rate's share of one, 1 for actions, the estimates' own units
 NOWHERE = "/nonexistent/robokd"
+LARGE = 4.0  # what is larger, which no joint angle is, differs by its share: a thrust of 12 N is 3 of 4
 RATE = "command_rate"  # the output in rad/s
 # a policy that remembers has an input and an output for each part of its memory: zeros begin an episode, and
 # what comes out of a step goes into the next
@@ -53,9 +54,14 @@ def errors(
 
     `command_rate` counts as what it adds to a target in one control period: rate * control_dt, in rad. In
     rad/s, one unit in the last place of a float32 target (2.4e-7 at 3 rad) would be 6e-6 of the 1e-5 allowed.
+    A number beyond LARGE counts as if it were LARGE: its difference is divided by as much.
     """
-    units = {RATE: control_dt}
-    return {name: float(np.abs(wanted[name] - got[name]).max()) * units.get(name, 1.0) for name in wanted}
+    found = {}
+    for name, value in wanted.items():
+        unit = control_dt if name == RATE else 1.0
+        size = np.maximum(1.0, np.abs(value) * unit / LARGE)
+        found[name] = float((np.abs(value - got[name]) * unit / size).max())
+    return found
 
 
 def open_graph(graph: bytes) -> onnxruntime.InferenceSession:

@@ -9,12 +9,12 @@ from robokd.specs import ActionSpec, Limits, decode
 
 
 class ActionDecoder(nn.Module):
-    """Actions in [-1, 1] to joint targets in rad, limits kept: `specs.decode` in torch."""
+    """Actions in [-1, 1] to commands, limits kept: `specs.decode` in torch."""
 
     def __init__(self, spec: ActionSpec) -> None:
         super().__init__()
         self.limits = Limits.of(spec, torch.tensor)
 
     def forward(self, action: Tensor, anchor: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (command, rate), (B, A) each, from the last sent target and its rate."""
+        """Return (command, rate), (B, A) each, from the last sent command and its rate."""
         return decode(action, anchor, rate, self.limits, torch)
