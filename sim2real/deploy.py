@@ -295,9 +295,9 @@ def check_task(config: DeployConfig, bundle: Bundle) -> None:
     """Refuse a bundle for another task than the one that is asked for."""
     if config.task and config.task != bundle.manifest["task"]:
         raise UserError(f"{bundle.path} is for task={bundle.manifest['task']}, not for task={config.task}")
-    if others := sorted(set(bundle.action.units) - {"rad"}):
+    if others := sorted(set(bundle.action.units) - {"rad", "m"}):
         got = f"{bundle.path}: its commands are in {', '.join(others)}"
-        raise UserError(f"{got}. Robots of this runtime take joint positions, in rad")
+        raise UserError(f"{got}. Robots of this runtime take joint positions, in rad or m")
 
 
 def open_log(config: DeployConfig, bundle: Bundle, run: Run) -> Log:

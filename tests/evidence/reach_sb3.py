@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from robokd.bench.plain import PlainEnv
 from robokd.bench.sim import arm
 from robokd.config import compose
+from robokd.files import read_json
 from robokd.learn.teach import teach
 from robokd.run import Run
 from tests.evidence.table import fill
@@ -36,7 +37,7 @@ LIKE_OURS: dict[str, Any] = {
     "n_steps": 96, "batch_size": 384, "n_epochs": 5, "gamma": 0.98, "learning_rate": 1e-3, "target_kl": 0.024,
     "policy_kwargs": {"net_arch": [256, 128, 64], "activation_fn": torch.nn.ELU, "log_std_init": -0.7},
 }  # fmt: skip
-THEIRS = {"sb3, its defaults": DEFAULTS, "sb3, settings like ours": LIKE_OURS}
+THEIRS = {"sb3, settings like ours": LIKE_OURS, "sb3, its defaults": DEFAULTS}
 
 
 def ours(seed: int, runs: Path) -> dict[str, Any]:
@@ -95,9 +96,10 @@ def _found(curve: list[tuple[int, float, float]]) -> dict[str, Any]:
 
 
 def main(out: str, *words: str) -> None:
-    """Write all rows, as they come."""
+    """Write all rows, as they come; those that `out` has already are not made again."""
     said = {"seeds": "3", "patience": "8", **dict(word.split("=") for word in words)}
-    seconds: list[float] = []
+    rows = read_json(Path(out))["rows"] if Path(out).exists() else []
+    seconds = [row["seconds"] or row["given_up_s"] for row in rows if row["way"] not in THEIRS]
 
     def found(way: str, seed: int, runs: Path) -> dict[str, Any]:
         if way not in THEIRS:
@@ -106,9 +108,10 @@ def main(out: str, *words: str) -> None:
             return row
         return theirs(THEIRS[way], seed, float(said["patience"]) * statistics.median(seconds))
 
-    cells = [(way, seed) for way in ("ours", *THEIRS) for seed in range(int(said["seeds"]))]
+    seeds = range(int(said["seeds"]))
+    cells = [("ours", seed) for seed in seeds] + [(way, seed) for seed in seeds for way in THEIRS]
     command = " ".join(["python -m tests.evidence.reach_sb3", f"results/{Path(out).name}", *words])
-    fill(out, command, cells, found)
+    fill(out, command, cells, found, rows=rows)
 
 
 if __name__ == "__main__":
