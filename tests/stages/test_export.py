@@ -129,7 +129,11 @@ def test_pictures_are_of_one_episode_of_each_world_in_order(chain):
     assert pictures.episodes.tolist() == [world for world in range(3) for _ in range(length)]
     alone_policy, alone = opened(chain["refine"])
     wanted = [one.inputs["front"] for one in record_episodes(alone, alone_policy, 1)]
-    assert (pictures.images["front"] == np.concatenate(wanted)[: 3 * length]).all()
+    # the actions of three worlds at once differ from those of one in the last bit, and so may a pixel's code
+    differs = pictures.images["front"] != np.concatenate(wanted)[: 3 * length]
+    assert differs.mean() < 1e-4
+    shifted = pictures.images["front"][1:] != np.concatenate(wanted)[: 3 * length - 1]
+    assert shifted.mean() > 1e-2
 
 
 def test_a_bundle_s_golden_vectors_stride_over_whole_episodes_and_its_graph_repeats_them(bundle):
