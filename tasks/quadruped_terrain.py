@@ -200,7 +200,7 @@ class QuadrupedTerrain:
         sideways, turn, com = cfg.sideways_m_s, cfg.turn_rad_s, cfg.load_shift_m
         return {
             "terrain": Range(low=(-edge,), high=(count + edge,), unit="number in task.terrains"),
-            "difficulty": _range(cfg.difficulty, "1"),
+            "difficulty": _range(cfg.difficulty, "1", easy=0.0),
             "speed": _range(cfg.speed_m_s, "m/s"),
             "command": Range(
                 low=(cfg.ahead_m_s[0], -sideways, -turn), high=(cfg.ahead_m_s[1], sideways, turn),
@@ -389,8 +389,8 @@ def _trunk(state: State) -> int:
     return state.sim.model.body("trunk").id
 
 
-def _range(ends: tuple[float, float], unit: str) -> Range:
-    return Range(low=ends[:1], high=ends[1:], unit=unit)
+def _range(ends: tuple[float, float], unit: str, easy: float = 0.5) -> Range:
+    return Range(low=ends[:1], high=ends[1:], unit=unit, easy=easy)
 
 
 def _both(high: tuple[float, ...], unit: str) -> Range:

@@ -116,3 +116,43 @@ def test_settings_out_of_range_are_refused(words, message):
 def test_a_parameter_that_the_task_lacks_is_refused_by_name():
     with pytest.raises(UserError, match=r"no parameter named 'wind'\. Known: goal, mass"):
         adr(parameters=("wind",))
+
+
+def reach(stream="train", **words):
+    pytest.importorskip("mujoco")
+    from robokd.tasks.reach import ReachCfg
+
+    from robokd.env.base import Setup
+    from robokd.sim.mujoco import MujocoCfg
+    from robokd.vision.sensor import Corruption
+
+    setup = Setup(
+        num_envs=16, groups=("proprio", "privileged"), draws=Draws(0, stream), curriculum=AdrCfg(**words)
+    )
+    return ReachCfg(horizon_s=0.48).build(sim=MujocoCfg(), renderer=None, corrupt=Corruption(), setup=setup)
+
+
+def test_an_environment_draws_its_episodes_where_the_curriculum_says():
+    env = reach(start=0.02)
+    goals = env.state.episode["goal"]
+    assert goals.std(0).max() < 0.02
+    assert goals[:, 1].abs().max() < 0.02  # straight ahead: the middle of the azimuths
+
+
+def test_an_environment_goes_back_to_a_snapshot_with_its_curriculum():
+    env = reach(episodes=1, start=0.5)
+    for _ in range(12):
+        env.step(torch.zeros(16, 7))
+    saved = env.snapshot()
+    first = [env.step(torch.zeros(16, 7))[0]["privileged"] for _ in range(30)]
+    edges = env.sampler.state_dict()
+    assert not torch.equal(edges["edges"], saved["curriculum"]["edges"])
+    env.restore(saved)
+    again = [env.step(torch.zeros(16, 7))[0]["privileged"] for _ in range(30)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(edges[name], value) for name, value in env.sampler.state_dict().items())
+
+
+def test_reference_states_are_refused_where_a_task_has_none():
+    with pytest.raises(UserError, match=r"reference_share=0\.5: this task has no reference states"):
+        reach(reference_share=0.5)
