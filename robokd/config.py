@@ -95,7 +95,9 @@ def compose(stage: str, overrides: Sequence[str], inherited: Mapping[str, Any] |
         inherited: the saved configuration (see `dump`) of the run that the stage works on.
     """
     kind = schema(stage)
-    extra = {"pipeline": (*SHARED, "experiment")}.get(stage, ("experiment",) if stage in _steps() else ())
+    extra = ("experiment",) if stage in ("pipeline", *_steps()) else ()
+    if stage == "pipeline":
+        extra = (*SHARED, *extra)
     typed = [
         one
         for text in overrides

@@ -1,4 +1,4 @@
-"""Cameras of a task's scene, and how they differ from where they should be between episodes.
+"""Cameras of a task's scene, the light they see by, and how far off they stand between episodes.
 
 Shapes: N worlds.
 """
@@ -17,6 +17,17 @@ from robokd.specs import CameraSpec
 
 if TYPE_CHECKING:
     import mujoco
+
+
+def light(scene: mujoco.MjSpec) -> None:
+    """Add a lamp like the sun; no renderer of ours draws highlights."""
+    import mujoco
+
+    scene.visual.headlight.specular = [0, 0, 0]
+    scene.worldbody.add_light(
+        name="lamp", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[0.4, 0.5, -1], diffuse=[0.6] * 3,
+        specular=[0, 0, 0],
+    )  # fmt: skip
 
 
 def add(scene: mujoco.MjSpec, cameras: Sequence[CameraSpec]) -> None:

@@ -148,11 +148,7 @@ class Lift:
         spec.option.cone, spec.option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 10.0
         table = spec.worldbody.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1])
         table.rgba = [0.5, 0.55, 0.6, 1]
-        spec.visual.headlight.specular = [0, 0, 0]  # no renderer of ours draws highlights
-        spec.worldbody.add_light(
-            name="lamp", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[0.4, 0.5, -1], diffuse=[0.6] * 3,
-            specular=[0, 0, 0],
-        )  # fmt: skip
+        cameras.light(spec)
         fingers = [f"{part}_{side}" for part in ("finger", "pad") for side in ("left", "right")]
         objects.add(spec, rgba=(0.9, 0.3, 0.1, 1.0), touched_by=("table", "hand", *fingers))
         mark = spec.worldbody.add_body(name="mark", mocap=True, pos=[*MARK_AT, 0.2])

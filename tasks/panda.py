@@ -66,8 +66,7 @@ def reach_down(tip: Tensor, yaw: Tensor) -> Tensor:
 
 def set_gains(factor: Tensor, sim: Sim, mask: Tensor) -> None:
     """Make the joints' servos (N, 7) times as stiff and as damped in the worlds of mask as the model's."""
-    for field, columns in (("actuator_gainprm", (0,)), ("actuator_biasprm", (1, 2))):
+    for field, columns in (("actuator_gainprm", slice(0, 1)), ("actuator_biasprm", slice(1, 3))):
         value = sim.get(field).clone()
-        for column in columns:
-            value[:, :7, column].mul_(factor)
+        value[:, :7, columns] *= factor[..., None]
         sim.set(field, value, mask)

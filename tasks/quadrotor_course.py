@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from robokd.tasks import cameras
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -24,11 +25,7 @@ def add_ground(spec: mujoco.MjSpec) -> None:
     plane = mujoco.mjtGeom.mjGEOM_PLANE
     floor = spec.worldbody.add_geom(name="floor", type=plane, size=[30, 30, 0.1], contype=1)
     floor.rgba = [0.5, 0.55, 0.6, 1]
-    spec.visual.headlight.specular = [0, 0, 0]  # no renderer of ours draws highlights
-    spec.worldbody.add_light(
-        name="lamp", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[0.4, 0.5, -1], diffuse=[0.6] * 3,
-        specular=[0, 0, 0],
-    )  # fmt: skip
+    cameras.light(spec)
 
 
 def add_gate(spec: mujoco.MjSpec, name: str, inner_m: float, bar_m: float, place_m: list[float]) -> None:

@@ -129,11 +129,7 @@ class QuadrupedTerrain:
         import mujoco
 
         spec = go2.spec()
-        spec.visual.headlight.specular = [0, 0, 0]  # no renderer of ours draws highlights
-        spec.worldbody.add_light(
-            name="lamp", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[0.4, 0.5, -1], diffuse=[0.6] * 3,
-            specular=[0, 0, 0],
-        )  # fmt: skip
+        cameras.light(spec)
         terrain.add(spec)
         cameras.add(spec, tuple(self.camera_specs().values()))
         spec.camera("outside").mode = mujoco.mjtCamLight.mjCAMLIGHT_TRACK

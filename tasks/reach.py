@@ -7,13 +7,12 @@ joints and depth pictures. Frames: everything in the arm's base frame, which is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from robokd.tasks import dynamics, panda
+from robokd.tasks import cameras, dynamics, panda
 from robokd.tasks.dynamics import DynamicsCfg
 from tensordict import TensorDict
 from torch import Tensor
@@ -43,6 +42,7 @@ LARGEST = {
 SCRIPT_GAIN = 0.3  # share of the remaining distance that is asked for in one control step
 SCRIPT_DAMPING_M = 0.05  # of the least squares
 SCRIPT_HOMING = 0.05  # share of the way to the ready pose, in one control step, where the tip does not mind
+_MOVED = ("front", "wrist")
 _FRONT = np.array([1.30, 0.0, 0.60]), np.array([0.45, 0.0, 0.31])  # from, at; m
 _OUTSIDE = np.array([1.05, -1.25, 0.85]), np.array([0.30, 0.0, 0.32])
 
@@ -131,22 +131,13 @@ class Reach:
         spec = panda.spec()
         floor = spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[2, 2, 0.1])
         floor.rgba = [0.5, 0.55, 0.6, 1]
-        spec.visual.headlight.specular = [0, 0, 0]  # no renderer of ours draws highlights
-        spec.worldbody.add_light(
-            name="lamp", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[0.4, 0.5, -1], diffuse=[0.6] * 3,
-            specular=[0, 0, 0],
-        )  # fmt: skip
+        cameras.light(spec)
         goal = spec.worldbody.add_body(name="goal", mocap=True, pos=[0.5, 0, 0.4])
         goal.add_geom(
             name="goal", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[GOAL_RADIUS_M, 0, 0], contype=0,
             conaffinity=0, rgba=[0.9, 0.3, 0.1, 1],
         )  # fmt: skip
-        for camera in self.camera_specs().values():
-            body = spec.worldbody if camera.mount == "world" else spec.body(camera.mount)
-            body.add_camera(
-                name=camera.scene_camera, pos=camera.position_m, quat=camera.quaternion_wxyz,
-                fovy=camera.fovy_deg, resolution=[camera.width, camera.height],
-            )  # fmt: skip
+        cameras.add(spec, tuple(self.camera_specs().values()))
         return spec
 
     def action_spec(self) -> ActionSpec:
@@ -201,11 +192,6 @@ class Reach:
     def parameters(self) -> dict[str, Range]:
         """Return what differs between episodes; the outer tenth of each range is held out."""
         cfg = self.cfg
-        shift, tilt = (cfg.camera_shift_m,) * 3, (cfg.camera_tilt_rad,) * 3
-        cameras = {
-            f"camera_{name}": Range(low=_minus((*shift, *tilt)), high=(*shift, *tilt), unit="m, rad")
-            for name in ("front", "wrist")
-        }
         return {
             "goal": Range(
                 low=(-cfg.azimuth_rad, cfg.radius_m[0], cfg.height_m[0]),
@@ -215,7 +201,7 @@ class Reach:
             "start": Range(low=(-cfg.start_rad,) * 7, high=(cfg.start_rad,) * 7, unit="rad"),
             "stiffness": Range(low=(cfg.stiffness[0],) * 7, high=(cfg.stiffness[1],) * 7, unit="1"),
             "joint_noise": Range(low=(0.0,), high=(cfg.joint_noise_rad,), unit="rad"),
-            **cameras,
+            **cameras.parameters(_MOVED, cfg.camera_shift_m, cfg.camera_tilt_rad),
             **dynamics.parameters(cfg, len(panda.JOINTS), self.control_dt),
         }
 
@@ -238,10 +224,10 @@ class Reach:
         sim.set("mocap_pos", goal[:, None, :], mask)
         start = self._on(goal.device, "home", self._home) + values["start"]
         sim.set("qpos", torch.cat((start, self._seen(sim).fingers), 1), mask)
-        self._set_gains(stiffness, state, mask)
+        panda.set_gains(stiffness, sim, mask)
         dynamics.write(values, state, mask, range(7))
         if state.is_seen:
-            self._set_cameras(values, state, mask)
+            cameras.move(_MOVED, values, state, mask)
         return start
 
     def control(self, command: Tensor, state: State) -> Tensor:
@@ -367,30 +353,7 @@ class Reach:
             self._placed[device, name] = value.to(device)
         return self._placed[device, name]
 
-    def _set_gains(self, factor: Tensor, state: State, mask: Tensor) -> None:
-        for field, columns in (("actuator_gainprm", slice(0, 1)), ("actuator_biasprm", slice(1, 3))):
-            value = state.sim.get(field).clone()
-            value[:, :7, columns] *= factor[..., None]
-            state.sim.set(field, value, mask)
-
-    def _set_cameras(self, values: dict[str, Tensor], state: State, mask: Tensor) -> None:
-        model = state.sim.model
-        position, quaternion = state.sim.get("cam_pos").clone(), state.sim.get("cam_quat").clone()
-        moved = ("front", "wrist")
-        shift, tilt = torch.stack([values[f"camera_{name}"] for name in moved], 1).split(3, 2)
-        turn = geometry.from_rotation_vector(tilt, torch)
-        for place, name in enumerate(moved):  # one by one: a list of them would be copied to a GPU
-            index = model.camera(name).id
-            position[:, index] += shift[:, place]
-            quaternion[:, index] = geometry.multiply(quaternion[:, index], turn[:, place], torch)
-        state.sim.set("cam_pos", position, mask)
-        state.sim.set("cam_quat", quaternion, mask)
-
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """Return the products of matrices (N, I, J) and vectors (N, J), (N, I)."""
     return (matrix @ vector[..., None])[..., 0]
-
-
-def _minus(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(-value for value in values)

@@ -121,11 +121,13 @@ def cpu_seconds(call: Callable[[], object], count: int) -> float:
     return (time.process_time() - begin) / count
 
 
-def wall_seconds(call: Callable[[], object], count: int) -> float:
-    """Return the wall seconds of one of `count` calls: for who has other processes work for him."""
+def wall_seconds(call: Callable[[], object], count: int, wait: Callable[[], object] = lambda: None) -> float:
+    """Return the wall seconds of one of `count` calls, for who has others work, whom he may `wait` for."""
+    wait()
     begin = time.perf_counter()
     for _ in range(count):
         call()
+    wait()
     return (time.perf_counter() - begin) / count
 
 
@@ -133,13 +135,7 @@ def until_done(call: Callable[[], object], count: int) -> float:
     """Return the wall seconds of one of `count` calls, until a GPU has done them all."""
     import torch
 
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
-    begin = time.perf_counter()
-    for _ in range(count):
-        call()
-    wait()
-    return (time.perf_counter() - begin) / count
+    return wall_seconds(call, count, torch.cuda.synchronize if torch.cuda.is_available() else lambda: None)
 
 
 def in_turn(

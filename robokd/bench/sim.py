@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from robokd.bench import hover, plain, sim_gpu
 from robokd.bench.row import Effort, Gate, LeftOut, Measure, Row, in_turn, per, wall_seconds
+from robokd.bench.stepping import random_actions, stepping
 from robokd.cores import cores
 from robokd.draws import Draws
 from robokd.env.base import Setup, TaskEnv
@@ -40,7 +40,6 @@ POOLS = (2, 4, 16)  # processes that a pool is tried with
 QPOS_LIMIT = 1e-5  # rad and m: commands are float32, and both sides add them in another order
 RAW_LIMIT = 1e-9
 REWARD_LIMIT = 0.05  # a plain environment's tip is a substep old
-ACTIONS = 8  # that are drawn beforehand, in turn
 QUAD_DT = 0.0025  # s
 
 
@@ -82,7 +81,7 @@ def _raw(body: Body, name: str, persistent: bool, bar: float | None, effort: Eff
         batch = Batch(env.sim.model, effort.num_envs, nthread=1, persistent=persistent)
         batch.state[...] = env.sim.batch.state
         batch.bind("ctrl")[...] = env.sim.get("ctrl").numpy()
-        ours, theirs = in_turn(_stepping(env), functools.partial(batch.step, nstep=env.substeps), effort)
+        ours, theirs = in_turn(stepping(env), functools.partial(batch.step, nstep=env.substeps), effort)
     return Row(
         name=f"{body.name}, one thread, beside bare physics, {name}", unit="us/step", bar=bar,
         peer_name="mujoco.batch.Batch.step", gate=_same_physics(body, persistent, effort),
@@ -99,7 +98,7 @@ def _same_physics(body: Body, persistent: bool, effort: Effort) -> Gate:
         batch = Batch(env.sim.model, 1, nthread=1, persistent=persistent)
         ctrl, qpos = batch.bind("ctrl"), batch.bind("qpos")
         batch.state[...] = env.sim.batch.state
-        for action in _actions(env, 1, effort.control_steps):
+        for action in random_actions(env, effort.control_steps):
             env.step(action)
             ctrl[...] = env.sim.get("ctrl").numpy()
             batch.step(nstep=env.substeps)
@@ -117,7 +116,7 @@ def _gate(body: Body, effort: Effort) -> Gate:
         goal = env.state.episode["goal"][0].numpy()
         other.aim(goal)
         rewards = []
-        for action in _actions(env, 1, effort.control_steps):
+        for action in random_actions(env, effort.control_steps):
             _, ours, _, _ = env.step(action)
             _, theirs, *_ = other.step(action[0].numpy())
             rewards.append(abs(float(ours[0]) - theirs))
@@ -183,30 +182,12 @@ def _pooled(body: Body, name: str, gate: Gate, effort: Effort) -> Row:
         closing(body.env(effort.num_envs, effort.seed, cores())) as env,
         closing(_Pool(BEGUN[name], body.plain, best, effort.seed)) as envs,
     ):
-        ours, theirs = in_turn(_stepping(env), envs.step, effort, wall_seconds)
+        ours, theirs = in_turn(stepping(env), envs.step, effort, wall_seconds)
     return Row(
         name=f"{body.name}, all cores, beside {name}", unit="us/step", bar=body.bar, gate=gate,
         peer_name=f"{best} processes, the best of {', '.join(map(str, POOLS))}; wall time",
         ours_all=per(ours, effort.num_envs), peer_all=per(theirs, best),
     )  # fmt: skip
-
-
-def _stepping(env: TaskEnv) -> Callable[[], object]:
-    """Return what steps env by random actions, its episodes spread over their length."""
-    share = env.draws.uniform("stagger", env.state.episode_id, 0, 1)[:, 0]
-    env.episode_length_buf = (share * env.max_episode_length).long()
-    turn = iter(_repeated(_actions(env, env.num_envs, ACTIONS)))
-    return lambda: env.step(next(turn))
-
-
-def _repeated(values: list[torch.Tensor]) -> Iterator[torch.Tensor]:
-    while True:
-        yield from values
-
-
-def _actions(env: TaskEnv, worlds: int, count: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [2 * torch.rand(worlds, env.num_actions, generator=generator) - 1 for _ in range(count)]
 
 
 def _setup(worlds: int, seed: int, threads: int, groups: tuple[str, ...]) -> Setup:

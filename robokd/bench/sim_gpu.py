@@ -7,13 +7,14 @@ the device has done it all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from robokd.bench.row import Effort, Gate, LeftOut, Measure, Row, in_turn, per, until_done
+from robokd.bench.stepping import stepping
 from robokd.draws import Draws
 from robokd.env.base import Setup
 from robokd.env.native import NativeEnv
@@ -43,7 +44,7 @@ def rows(effort: Effort) -> Iterator[Row | LeftOut]:
 def bare(device: str, effort: Effort) -> Row:
     """Compare steps without pictures with bare physics."""
     with closing(_arm(device, effort, effort.gpu_worlds)) as env:
-        ours, theirs = in_turn(_stepping(env), _Bare(env), effort, until_done)
+        ours, theirs = in_turn(stepping(env), _Bare(env), effort, until_done)
     return Row(
         name=BARE, peer_name="mujoco_warp.step, captured", unit="us/step", bar=BARE_BAR,
         gate=_same_physics(device, effort), ours_all=per(ours, effort.gpu_worlds),
@@ -64,7 +65,7 @@ def seeing(device: str, effort: Effort) -> Row:
             env.sim.step(ctrl, env.substeps)
             tracer.render(env.sim, [camera], out)
 
-        ours, theirs = in_turn(_stepping(env), alone, effort, until_done)
+        ours, theirs = in_turn(stepping(env), alone, effort, until_done)
     return Row(
         name=SEEING, peer_name="replayed physics, refit and mujoco_warp.render", unit="us/step",
         bar=SEEING_BAR, gate=_same_physics(device, effort), ours_all=per(ours, effort.gpu_worlds),
@@ -84,15 +85,6 @@ def _arm(device: str, effort: Effort, worlds: int, *cameras: str) -> NativeEnv:
     )
     assert isinstance(made, NativeEnv), type(made)
     return made
-
-
-def _stepping(env: NativeEnv) -> Callable[[], object]:
-    """Return what steps env by random actions, its episodes spread over their length."""
-    share = env.draws.uniform("stagger", env.state.episode_id, 0, 1)[:, 0]
-    env.episode_length_buf = (share * env.max_episode_length).long()
-    generator = torch.Generator(env.device).manual_seed(0)
-    actions = 2 * torch.rand(env.num_envs, env.num_actions, generator=generator, device=env.device) - 1
-    return lambda: env.step(actions)
 
 
 class _Bare:

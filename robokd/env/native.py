@@ -95,7 +95,6 @@ class NativeEnv:
         state, everywhere = self.state, torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         state.episode_id = numbers.to(self.device, torch.int64).clone()
         self._place = self.sampler.sample(state.episode_id)
-        self._values = self._parameters.at(self._place, state.episode_id)
         self._begin(everywhere, self._moment(state.action))
         self._observations = self.observe()
         return self._observations
@@ -130,7 +129,7 @@ class NativeEnv:
                 extras["terminal"] = TensorDict(self._numbers(time_outs), batch_size=[self.num_envs])
             self.sampler.update(state.episode_id, self._place, success, done)
             state.episode_id = torch.add(state.episode_id, done, alpha=self._stride)
-            self._draw(done)
+            self._place = torch.where(done[:, None], self.sampler.sample(state.episode_id), self._place)
             self._begin(done, moment)
         self._observations = self.observe()
         return self._observations, reward, done.long(), extras
@@ -179,7 +178,6 @@ class NativeEnv:
             "sim": self.sim.snapshot(),
             "episode": {name: value.clone() for name, value in state.episode.items()},
             **{name: getattr(state, name).clone() for name in names},
-            "parameters": self._values.clone(),
             "place": self._place.clone(),
             "curriculum": self.sampler.state_dict(),
             "eyes": self.eyes.snapshot() if self.eyes else {},
@@ -189,9 +187,7 @@ class NativeEnv:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """See VecEnv.restore."""
         self.ledger.judge()  # what was before
-        self._values, self._place = (
-            snapshot[name].to(self.device, copy=True) for name in ("parameters", "place")
-        )
+        self._place = snapshot["place"].to(self.device, copy=True)
         self.sampler.load_state_dict(snapshot["curriculum"])
         self.sim.restore(snapshot["sim"])
         for name, value in snapshot["episode"].items():
@@ -220,19 +216,13 @@ class NativeEnv:
             command=rows["c"], rate=rows["d"], is_seen=self.eyes is not None,
         )  # fmt: skip
 
-    def _draw(self, mask: Tensor) -> None:
-        """Draw the parameters of the episodes that begin in the worlds of mask."""
-        episode, column = self.state.episode_id, mask[:, None]
-        place = self.sampler.sample(episode)
-        self._values = torch.where(column, self._parameters.at(place, episode), self._values)
-        self._place = torch.where(column, place, self._place)
-
     def _begin(self, mask: Tensor, moment: dict[str, Tensor]) -> None:
         state = self.state
         self.sim.reset(mask)
         if self.eyes is not None:
             self.eyes.begin(mask, state.episode_id)
-        start = self.task.reset(self._parameters.named(self._values), state, mask)
+        values = self._parameters.named(self._parameters.at(self._place, state.episode_id))
+        start = self.task.reset(values, state, mask)
         column = mask[:, None]
         state.command = torch.where(column, start.to(torch.float32), state.command)
         for name in ("rate", "action", "previous_action"):
