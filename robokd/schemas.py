@@ -133,6 +133,9 @@ class RefineConfig(SimulatingConfig):
         check_trains(self.teacher)
         if not callable(self.teacher.algorithm):  # of sb3 it is a name
             raise ValueError(f"teacher={self.teacher.name} cannot refine: a residual is learned by ppo")
+        if self.teacher.imitate:
+            got = f"teacher.imitate={self.teacher.imitate}"
+            raise ValueError(f"{got}: a script gives whole actions, and refining learns what to add to them")
         if not 0 < self.residual_scale <= 1:
             raise ValueError(f"residual_scale must be in (0, 1], got {self.residual_scale}")
 

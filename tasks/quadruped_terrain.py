@@ -155,6 +155,7 @@ class QuadrupedTerrain:
             term("gyro", axes, "rad/s"), term("gravity", axes, "1"), term("joint_pos", joints, "rad"),
             term("joint_vel", joints, "rad/s"), term("command_rate", joints, "rad/s"),
             term("velocity_command", ("ahead", "left", "turn"), "m/s, m/s, rad/s"),
+            term("clock", ("sin", "cos"), "1"),
         )  # fmt: skip
         privileged = (
             term("velocity", axes, "m/s"), term("joint_target", joints, "rad"),
@@ -295,7 +296,8 @@ class QuadrupedTerrain:
             noise = (draws * episode["noise"]).split(sizes, 1)
             felt = dict(zip(NOISE, (gyro, gravity, position, rate), strict=True))
             parts = [felt[name] + NOISE[name] * one for name, one in zip(NOISE, noise, strict=True)]
-            return torch.cat((*parts, state.rate, episode["command"]), 1)
+            phase = episode["elapsed"] * (2 * math.pi / trot.Gait().period)
+            return torch.cat((*parts, state.rate, episode["command"], phase.sin(), phase.cos()), 1)
         if group == "privileged":
             under = get("qpos")[:, 2:3].float() - go2.STAND_HEIGHT_M
             scan = (episode["scan"] - under).clamp(-SCAN_LIMIT_M, SCAN_LIMIT_M)

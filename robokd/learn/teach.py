@@ -8,6 +8,7 @@ Shapes: N environments, A action dimensions.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from robokd import UserError
 from robokd.config import load
 from robokd.env.base import TaskEnv, VecEnv, check_contract, contract
 from robokd.learn import ranks
+from robokd.learn.imitation import Imitation
 from robokd.learn.rollout import SATURATED, Outcomes, rollout
 from robokd.learn.shared_ppo import share
 from robokd.learn.stage import (
@@ -37,6 +39,7 @@ from robokd.progress import Progress
 from robokd.run import Run
 from robokd.teachers.ppo import PpoCfg, PpoTeacher
 from robokd.teachers.sb3 import Sb3Cfg, Sb3Teacher
+from robokd.teachers.scripted import ScriptedCfg
 
 if TYPE_CHECKING:
     from robokd.config import TeachConfig
@@ -71,8 +74,9 @@ def teach(config: TeachConfig, resume: Run | None = None) -> Path:
     if ranks.world() > 1 and config.curriculum.learns:
         name = config.curriculum.name
         raise UserError(f"curriculum={name} learns in one process, got {ranks.world()}")
-    groups = tuple(dict.fromkeys((*settings.actor_groups, *settings.critic_groups)))
-    env = build_env(config, groups, "train", ends=not is_shared)  # of which rsl_rl's PPO makes no use
+    groups = (*settings.actor_groups, *settings.critic_groups, *_copied_groups(config))
+    # of an episode's end rsl_rl's PPO makes no use
+    env = build_env(config, tuple(dict.fromkeys(groups)), "train", ends=not is_shared)
     validation = build_env(config, settings.actor_groups, "validation", num_envs=settings.evaluate_episodes)
     learner = _learner(config, env)
     run = resume or Run.open(ranks.first(lambda: create_run(config, "teach").path))
@@ -87,6 +91,17 @@ def teach(config: TeachConfig, resume: Run | None = None) -> Path:
         run.write_summary({**totals, **shared_fields(config)})
     ranks.wait()
     return run.summary_path
+
+
+def _copied_groups(config: TeachConfig) -> tuple[str, ...]:
+    """Return the groups that the script reads, if it is copied first."""
+    if not isinstance(config.teacher, PpoCfg) or not config.teacher.imitate:
+        return ()
+    known = build_env(config, (), "train", num_envs=1)
+    try:
+        return ScriptedCfg().reads(known.task)
+    finally:
+        known.close()
 
 
 def _learner(config: TeachConfig, env: TaskEnv) -> Learner:
@@ -159,21 +174,32 @@ class PpoLearner:
 
     def __init__(self, env: VecEnv, algorithm: PPO, settings: PpoCfg) -> None:
         self.env, self.algorithm, self.settings = env, algorithm, settings
+        self._imitation = None
+        if settings.imitate:
+            script = ScriptedCfg().open(env)
+            self._imitation = Imitation(script, algorithm.actor, settings.imitate)
 
     def learn(self, iteration: int) -> tuple[dict[str, float], int]:
         """See Learner."""
+        settings, algorithm = self.settings, self.algorithm
+        imitation = self._imitation if iteration < settings.imitate else None
+        drive = None if imitation is None else functools.partial(imitation.drive, iteration=iteration)
         started = time.perf_counter()
-        stats = _collect(self.env, self.algorithm, self.settings.steps_per_iteration)
+        stats = _collect(self.env, algorithm, settings.steps_per_iteration, drive)
         collected = time.perf_counter()
         # a cold critic would spoil a good actor; without gradients the optimiser leaves it alone
-        self.algorithm.actor.requires_grad_(iteration >= self.settings.critic_warmup)
-        losses = ranks.averaged(self.algorithm.update())
+        algorithm.actor.requires_grad_(iteration >= settings.imitate + settings.critic_warmup)
+        losses = algorithm.update()
+        if imitation is not None:
+            algorithm.actor.requires_grad_(True)
+            losses |= imitation.learn(algorithm)
+        losses = ranks.averaged(losses)
         row = {
             **stats, **{f"loss/{name}": value for name, value in losses.items()},
-            "learning_rate": self.algorithm.learning_rate, "action_std": _action_std(self.algorithm),
+            "learning_rate": algorithm.learning_rate, "action_std": _action_std(algorithm),
             "time/collect_s": collected - started, "time/learn_s": time.perf_counter() - collected,
         }  # fmt: skip
-        samples = self.settings.steps_per_iteration * self.env.num_envs * self.settings.epochs
+        samples = settings.steps_per_iteration * self.env.num_envs * settings.epochs
         return row, samples * ranks.world()
 
     def teacher(self) -> PpoTeacher:
@@ -182,21 +208,31 @@ class PpoLearner:
 
     def state(self) -> dict[str, Any]:
         """See Learner."""
-        return {**self.algorithm.save(), "infos": None, **random_state(self.env.device)}
+        copied = {} if self._imitation is None else self._imitation.state()
+        return {**self.algorithm.save(), "infos": None, **copied, **random_state(self.env.device)}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """See Learner."""
         self.algorithm.load(saved, None, strict=True)
+        if self._imitation is not None:
+            self._imitation.restore(saved)
         restore_random_state(saved, self.env.device)
 
 
-def _collect(env: VecEnv, algorithm: PPO, steps: int) -> dict[str, float]:
-    """Fill the rollout storage, compute returns; statistics stay on the device until the end."""
+def _collect(
+    env: VecEnv, algorithm: PPO, steps: int, drive: Callable[[TensorDict, Tensor], Tensor] | None
+) -> dict[str, float]:
+    """Fill the rollout storage, compute returns; statistics stay on the device until the end.
+
+    `drive(obs, actions)` returns what is sent in the place of the actor's actions.
+    """
     sums: dict[str, Tensor] = {}
     obs = env.get_observations()
     with torch.no_grad():
         for _ in range(steps):
             actions = algorithm.act(obs)
+            if drive is not None:
+                actions = drive(obs, actions)
             obs, rewards, dones, extras = env.step(actions)
             algorithm.process_env_step(obs, rewards, dones, extras)
             ended = dones.bool()

@@ -46,7 +46,8 @@ class PpoCfg:
     value_weight: float = 1.0
     max_grad_norm: float = 1.0
     initial_std: float = 0.5  # of the action noise
-    critic_warmup: int = 0  # iterations in which only the critic learns
+    imitate: int = 0  # first iterations, in which the actor copies the task's script: see learn/imitation.py
+    critic_warmup: int = 0  # iterations after those, in which only the critic learns
     hidden: tuple[int, ...] = (256, 128, 64)
     critic_hidden: tuple[int, ...] = (256, 128, 64)
     actor_groups: tuple[str, ...] = ("proprio", "privileged")
@@ -62,7 +63,7 @@ class PpoCfg:
         for name in POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"teacher.{name} must be > 0, got {getattr(self, name)}")
-        for name in ("entropy", "value_weight", "critic_warmup"):
+        for name in ("entropy", "value_weight", "imitate", "critic_warmup"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"teacher.{name} must be >= 0, got {getattr(self, name)}")
         for name in ("discount", "gae_lambda"):

@@ -41,7 +41,7 @@ WAYS = {
         *DISTILL, "student=mlp", "teacher=twin", "loss=[ppo,kl]", "student.gaussian=true",
         "dagger.acting.share=0.5",
     ],
-    "teach": ["teach", *PPO, "teacher.critic_groups=[proprio,privileged]"],
+    "teach": ["teach", *PPO, "teacher.imitate=2", "teacher.critic_groups=[proprio,privileged]"],
     "refine": [
         "refine", *PPO, "teacher.critic_groups=[base_action,proprio,privileged]", "parent=<student>",
     ],

@@ -17,7 +17,7 @@ from robokd.run import Run
 from tests.conftest import TINY
 
 LONGER = {
-    "teach": ["teacher.iterations=40"],
+    "teach": ["teacher.iterations=40", "teacher.imitate=20"],  # killed while it imitates
     "distill": ["dagger.rounds=44", "dagger.capacity=200"],  # so small that old rows are written over
     "refine": ["teacher.iterations=24"],
 }
