@@ -38,7 +38,7 @@ def pipeline(config: PipelineConfig, resume: Run | None = None) -> Path:
     run = resume or Run.create(
         config.teach.runs, task=task, stage="pipeline", config=dump(config), seed=config.teach.seed
     )
-    steps = Steps(run)
+    steps = Steps(run.path)
     teacher = steps.do("teach", teach, config.teach)
     student = steps.do("distill", distill, config.distill, parent=teacher)
     refined = steps.do("refine", refine, config.refine, parent=student)
@@ -66,10 +66,10 @@ def pipeline(config: PipelineConfig, resume: Run | None = None) -> Path:
 
 
 class Steps:
-    """The steps of one pipeline: begins, resumes or skips each."""
+    """Steps whose runs lie in one folder: begins, resumes or skips each."""
 
-    def __init__(self, run: Run) -> None:
-        self._folder = run.path
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.runs: dict[str, Run] = {}
 
     def do(

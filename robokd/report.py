@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import robokd
-from robokd import charts
+from robokd import charts, evidence
 from robokd.config import compose
 from robokd.files import writable, write_atomic
 from robokd.play import encode, record
@@ -46,8 +46,14 @@ code{background:#f5f7fa;padding:.1em .3em}"""
 
 
 def report(config: ReportConfig, resume: Run | None = None) -> Path:
-    """Write the report of the runs named and return its path."""
-    return write_report([Run.open(path) for path in config.runs], writable(config.out))
+    """Write the report of the runs named, or the table of a folder of evidence, and return its path."""
+    out = writable(config.out)
+    if len(config.runs) == 1 and evidence.is_evidence(folder := Path(config.runs[0])):
+        is_markdown = out.suffix == ".md"
+        text = evidence.markdown(folder) if is_markdown else _page("evidence", evidence.page(folder))
+        write_atomic(out, text.encode())
+        return out
+    return write_report([Run.open(path) for path in config.runs], out)
 
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
@@ -64,12 +70,16 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         _costs(runs),
     ]
     task = runs[0].task if runs else "nothing"
-    head = f"<title>robokd: {html.escape(task)}</title><meta charset=utf-8><style>{STYLE}</style>"
     seed = runs[0].seed if runs else "-"
     about = f"<p class=note>robokd {robokd.__version__}, {len(runs)} runs of seed {seed}</p>"
     body = f"<h1>{html.escape(task)}: teacher, student, refined student, robot</h1>{about}{''.join(sections)}"
-    write_atomic(out, f"<!doctype html><html>{head}<body>{body}</body></html>".encode())
+    write_atomic(out, _page(task, body).encode())
     return out
+
+
+def _page(title: str, body: str) -> str:
+    head = f"<title>robokd: {html.escape(title)}</title><meta charset=utf-8><style>{STYLE}</style>"
+    return f"<!doctype html><html>{head}<body>{body}</body></html>"
 
 
 def _success(evaluations: Sequence[Run]) -> str:

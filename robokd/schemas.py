@@ -244,8 +244,10 @@ class BenchConfig:
 class ReportConfig:
     """Write what runs have measured into one page."""
 
-    runs: tuple[str, ...] = field(metadata=required("the runs to report, as runs=[a,b]"))
-    out: str = "report.html"  # file to write
+    runs: tuple[str, ...] = field(
+        metadata=required("the runs to report, as runs=[a,b], or runs=results: the table of all tasks")
+    )
+    out: str = "report.html"  # file to write; the table of all tasks may be .md
 
 
 @dataclass(kw_only=True)

@@ -28,6 +28,7 @@ from typing import Any
 from robokd.bench.race import Peer, Point, ours, theirs
 from robokd.config import DistillConfig, compose
 from robokd.files import read_json, to_json, write_atomic
+from robokd.intervals import student_t
 from robokd.learn.dagger import distill
 from robokd.run import Run
 from tests.evidence.table import Row, fill
@@ -43,8 +44,6 @@ OURS = {  # way -> what is said to distill
         "dagger.evaluate_every=5", "loss=[ppo]", "student.gaussian=true", "dagger.acting.share=0", *LONG,
     ],
 }  # fmt: skip
-# two-sided 95 % of Student's t by the number of seeds
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 NUMBERS = ("success", "best", "frames_to_target", "seconds_to_target", "frames", "seconds", "grad_samples")
 
 
@@ -126,12 +125,11 @@ def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(values):
         return None
-    mean, count = sum(numbers) / len(numbers), len(numbers)
-    spread = {"mean": mean, "min": min(numbers), "max": max(numbers)}
-    if count not in T95:
+    spread = {"mean": sum(numbers) / len(numbers), "min": min(numbers), "max": max(numbers)}
+    if len(numbers) == 1:
         return spread
-    half = T95[count] * (sum((one - mean) ** 2 for one in numbers) / (count - 1) / count) ** 0.5
-    return {**spread, "lo": mean - half, "hi": mean + half}
+    _, low, high = student_t(numbers)
+    return {**spread, "lo": low, "hi": high}
 
 
 def main(parent: str, out: str, *seeds: str) -> None:
