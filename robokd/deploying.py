@@ -73,6 +73,8 @@ class DeployConfig:
     home: bool = False  # go slowly to the ready pose first, and back to it at the end
     shadow: str = ""  # another bundle, whose policy runs silently beside
     mismatch: str = "stop"  # on pictures unlike those of training: stop, or warn
+    # to follow, of a policy that reads one: m/s ahead, m/s left, rad/s turn; empty = what the robot tells
+    velocity_command: tuple[float, ...] = ()
     guard: GuardConfig = field(default_factory=GuardConfig)  # what may reach the robot, and when it stops
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)  # how the processes run
     task: str = ""  # the bundle must be for; empty = any
@@ -84,6 +86,9 @@ class DeployConfig:
         check(self)
         if self.mismatch not in MISMATCH:
             raise ValueError(f"mismatch must be {' or '.join(MISMATCH)}, got {self.mismatch!r}")
+        if len(self.velocity_command) not in (0, 3) or not all(map(math.isfinite, self.velocity_command)):
+            wanted = "3 numbers: m/s ahead, m/s left, rad/s turn"
+            raise ValueError(f"velocity_command wants {wanted}; got {list(self.velocity_command)}")
 
 
 @dataclass(kw_only=True)

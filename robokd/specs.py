@@ -26,9 +26,18 @@ ENCODINGS = {
 }  # fmt: skip
 MODES = {"joint_delta": "last_sent", "absolute": "last_sent", "native": "none"}  # of actions -> their anchor
 LATER = ("offset", "units")  # fields of ActionSpec that older contracts lack: not written where empty
-# what a robot's drivers measure -> unit; of every joint, or of the axes of an IMU (sim2real/robot.py)
-CHANNELS = {"joint_pos": "rad", "joint_vel": "rad/s", "gyro": "rad/s", "gravity": "1"}
+# what a robot's drivers tell -> unit; of every joint, or see ELEMENTS (sim2real/robot.py)
+CHANNELS = {
+    "joint_pos": "rad", "joint_vel": "rad/s", "gyro": "rad/s", "gravity": "1",
+    "velocity_command": "m/s, m/s, rad/s",
+}  # fmt: skip
 IMU_CHANNELS, AXES = ("gyro", "gravity"), ("x", "y", "z")
+# what is not of the joints: measured by an IMU, ordered by whoever leads the robot, or reckoned from the time
+# since the episode's begin
+ELEMENTS = {
+    **dict.fromkeys(IMU_CHANNELS, AXES), "velocity_command": ("ahead", "left", "turn"),
+    "clock": ("sin", "cos"),
+}  # fmt: skip
 Array = TypeVar("Array", np.ndarray, "Tensor")
 ToArray = Callable[[tuple[float, ...]], Any]  # a row of numbers -> its array
 
@@ -48,8 +57,8 @@ class Term:
 
 
 def elements(channel: str, joints: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a channel's numbers: the joints, or the axes of the IMU."""
-    return AXES if channel in IMU_CHANNELS else tuple(joints)
+    """Return the names of a channel's numbers: the joints, but of those in ELEMENTS."""
+    return ELEMENTS.get(channel, tuple(joints))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,10 @@ class Body(Protocol):
         ...
 
     def sense(self) -> dict[str, np.ndarray]:
-        """Return what the sensors give: joint_pos and joint_vel (A,), gyro and gravity (3,) of an IMU."""
+        """Return CHANNELS: joint_pos and joint_vel (A,), and what else there is, (3,) each.
+
+        gyro and gravity of an IMU; velocity_command, where the task leads the robot.
+        """
         ...
 
     def truth(self) -> tuple[np.ndarray, np.ndarray]:

@@ -64,6 +64,7 @@ def deploy(config: DeployConfig, resume: Run | None = None, connect: Connect = p
     check_root(config.runs)
     account, pace = Account(), Pace(bundle.action.control_dt)
     with started(config, bundle, connect) as hands:
+        check_led(config, bundle, hands.link)
         lookout.inspect(hands.board, hands.plant)
         pin(config.runtime.cores, 0)  # not before: robot and cameras would inherit the core
         if config.runtime.fifo:
@@ -262,7 +263,7 @@ def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> It
             plant.cameras.close()
         hands = Hands(
             link=link,
-            senses=Senses(bundle, link, board, eyes),
+            senses=Senses(bundle, link, board, eyes, config.velocity_command),
             board=board,
             eyes=eyes,
             leash=leash,
@@ -298,6 +299,17 @@ def check_task(config: DeployConfig, bundle: Bundle) -> None:
     if others := sorted(set(bundle.action.units) - {"rad", "m"}):
         got = f"{bundle.path}: its commands are in {', '.join(others)}"
         raise UserError(f"{got}. Robots of this runtime take joint positions, in rad or m")
+    if config.velocity_command and "velocity_command" not in bundle.terms:
+        said = ",".join(f"{number:g}" for number in config.velocity_command)
+        raise UserError(f"velocity_command=[{said}]: the policy of {bundle.path} follows none")
+
+
+def check_led(config: DeployConfig, bundle: Bundle, link: GuardLink) -> None:
+    """Refuse a policy that follows a velocity command where nobody gives one."""
+    if "velocity_command" in bundle.terms and not config.velocity_command and not link.is_led():
+        cure = "velocity_command=[m/s ahead, m/s left, rad/s turn] does"
+        why = f"the policy of {bundle.path} follows a velocity command"
+        raise UserError(f"{why}, and robot={config.robot.name} gives none; {cure}")
 
 
 def open_log(config: DeployConfig, bundle: Bundle, run: Run) -> Log:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from robokd.sim2real.log_reader import Recording, find_log, read_log
-from robokd.sim2real.mujoco import check_simulated
+from robokd.sim2real.mujoco import check_fixed, check_simulated
 from robokd.sim2real.replay import open_bundle
 from robokd.sim2real.stage import create_run
 from robokd.sim2real.trace import Trace, root_mean_square
@@ -39,6 +39,7 @@ def gap(config: GapConfig, resume: Run | None = None) -> Path:
     recording = read_log(path)
     bundle = open_bundle(config, recording)
     check_simulated(bundle.manifest, bundle.path)
+    check_fixed(bundle)
     for name in bundle.cameras:
         if recording.ticks and name not in recording.ticks[0].channels:
             raise UserError(f"{path} has no pictures of {name}, which the bundle's policy sees")

@@ -31,7 +31,7 @@ from robokd.sim2real.grid import SHORTEST, Grid
 from robokd.sim2real.guard_link import ACCOUNT
 from robokd.sim2real.ladder import Ladder, Patience, Rung
 from robokd.sim2real.limiter import Bounds, Limiter
-from robokd.sim2real.packets import REASONS, Channel, Kind, Packet, imu_values
+from robokd.sim2real.packets import REASONS, Channel, Kind, Packet, imu_values, order_values
 from robokd.sim2real.process import GUARD_PRIORITY, pin, print_error, prioritise, quantiles
 from robokd.sim2real.robot import UNTOLD, Command, JointReading, Robot
 from robokd.sim2real.safety import SafetyStop
@@ -46,7 +46,7 @@ SPIN_S = 0.3e-3  # the last part of a wait is spun: select wakes late
 HOMING_SPEED = 0.15  # share of the velocity limit
 HOME_S = 0.5  # that a policy may not have said that it still wants the robot home
 LATEST = 2  # control periods from when a command was sent until it is too old to be followed
-HOMING_ERROR = 0.2  # rad that a joint may lag behind while it goes home
+HOMING_ERROR = 0.2  # rad that a joint may lag behind while it goes home, beside what it rests apart
 # a terminal's, for all of the deployment: interrupted, closed, or given to the shell when the policy process
 # is frozen, it would end or freeze the guard with the robot at speed
 TERMINAL_SIGNALS = (
@@ -227,7 +227,7 @@ class Guard:
         if home is None:
             self.limiter.begin(safety.start_anchor(reading, self.bundle))
         else:
-            self.limiter.begin(safety.held_anchor(reading, self.action))
+            self.limiter.begin(safety.held_anchor(reading, self.bundle))
             home = np.clip(home, self.action.position_lower, self.action.position_upper)
         self._token, self._pending, self._home, self._asked = token, None, home, None
         self.grid.begin(now)
@@ -246,7 +246,7 @@ class Guard:
         self.channel.send(
             Kind.STATE, token=self._token, mode=self.ladder.rung, captured_s=reading.captured_s,
             position=reading.position, velocity=reading.velocity, anchor=limiter.position, rate=limiter.rate,
-            origin=self._origin, **imu_values(reading.imu),
+            origin=self._origin, **imu_values(reading.imu), **order_values(reading.order),
         )  # fmt: skip
         return reading
 
@@ -292,7 +292,8 @@ class Guard:
         anchor = self.limiter.position
         if now - self._home_s > HOME_S:
             raise SafetyStop("command_timeout", f"the policy has not asked for home for {HOME_S:g} s")
-        if (lag := np.abs(self.reading.position - anchor).max()) > HOMING_ERROR:
+        sag = safety.sag_rad(self.bundle)
+        if (lag := (np.abs(self.reading.position - anchor) - sag).max()) > HOMING_ERROR:
             raise SafetyStop("homing", f"a joint lags {lag:.3f} rad behind on the way home: is it blocked?")
         most = HOMING_SPEED * np.array(self.action.velocity) * self.grid.period_s
         target = (anchor + np.clip(self._home - anchor, -most, most)).astype(np.float32)

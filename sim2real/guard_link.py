@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from robokd.sim2real.ladder import Rung
 from robokd.sim2real.log import Sent
-from robokd.sim2real.packets import BACKLOG, REASONS, Channel, Kind, imu_of, pair
+from robokd.sim2real.packets import BACKLOG, REASONS, Channel, Kind, imu_of, order_of, pair
 from robokd.sim2real.process import Process
-from robokd.sim2real.robot import ImuReading
+from robokd.sim2real.robot import ImuReading, Order
 from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.stop_key import KEY_S
 
@@ -48,6 +48,7 @@ class State:
     token: int  # of the last hand-over or release that the guard has obeyed
     origin: int  # number of the last command that it has taken
     imu: ImuReading | None = None
+    order: Order | None = None
 
 
 class GuardLink:
@@ -84,6 +85,11 @@ class GuardLink:
     def ready(self) -> None:
         """Wait until the guard has its robot; UserError where it cannot have it."""
         self._until(lambda: self._is_ready, READY_S, "the guard has not found its robot")
+
+    def is_led(self) -> bool:
+        """Whether the robot tells where it is to go."""
+        self._until(lambda: bool(self.states), ANSWER_S, "the guard does not say how the robot is")
+        return self.states[-1].order is not None
 
     def hand_over(self) -> State:
         """Take the robot where it stands; SafetyStop where no policy may begin there."""
@@ -197,6 +203,7 @@ class GuardLink:
                     captured_s=float(row["captured_s"]), position=row["position"], velocity=row["velocity"],
                     anchor=row["anchor"], rate=row["rate"], mode=Rung(int(row["mode"])),
                     token=int(row["token"]), origin=int(row["origin"]), imu=imu_of(row),
+                    order=order_of(row),
                 ))  # fmt: skip
             elif packet.kind == Kind.SENT:
                 mask = int(row["reasons"])

@@ -13,8 +13,7 @@ UNIT = 0.01  # how far the length of a quaternion may be off 1
 
 def channels_read(bundle: Bundle) -> tuple[str, ...]:
     """Return which of IMU_CHANNELS the bundle's policy reads."""
-    read = {term.name for spec in bundle.observations.values() for term in spec.terms}
-    return tuple(name for name in IMU_CHANNELS if name in read)
+    return tuple(name for name in IMU_CHANNELS if name in bundle.terms)
 
 
 def felt(captured_s: float, quaternion: np.ndarray, gyro: np.ndarray) -> ImuReading:

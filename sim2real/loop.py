@@ -69,11 +69,16 @@ class Pace:
     ) -> None:
         self.period_s, self.clock, self._sleep = period_s, clock, sleep
         self.misses = 0
-        self.tick_s = self.deadline_s = clock()
+        self.begin()
+
+    @property
+    def elapsed_s(self) -> float:
+        """When the tick was due, since the grid's start: whole periods, those that were left out too."""
+        return self.deadline_s - self._begun_s
 
     def begin(self) -> None:
         """Start the grid now."""
-        self.tick_s = self.deadline_s = self.clock()
+        self.tick_s = self.deadline_s = self._begun_s = self.clock()
 
     def wait(self) -> tuple[float, float]:
         """Wait for the next deadline; return (period, lateness) of the tick that begins."""
@@ -150,7 +155,7 @@ def _run_episode(crew: Crew, plan: Plan) -> bool | None:
     crew.senses.wait_for_picture(pace.clock(), 1.5 * pace.period_s)
     pace.begin()
     while not plan.is_out_of_ticks(account):
-        reading = crew.senses.read(pace.clock)
+        reading = crew.senses.read(pace.clock, pace.elapsed_s)
         for watcher in crew.watchers:
             watcher.see(reading)
         for channel, captured_s in reading.captured_s.items():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from robokd.sim2real.packets import BACKLOG, Channel, Kind, imu_of, pair
+from robokd.sim2real.packets import BACKLOG, Channel, Kind, imu_of, order_of, pair
 from robokd.sim2real.process import Process
 from robokd.sim2real.robot import Command, Frame, JointReading
 from robokd.sim2real.safety import SafetyStop
@@ -115,7 +115,7 @@ class MujocoJoints:
                 self._newest = JointReading(
                     captured_s=float(row["captured_s"]), position=row["position"], velocity=row["velocity"],
                     target=row["target"], sequence=int(row["sequence"]), strangers=int(row["strangers"]),
-                    imu=imu_of(row),
+                    imu=imu_of(row), order=order_of(row),
                 )  # fmt: skip
 
 
@@ -278,6 +278,13 @@ def check_simulated(manifest: Mapping[str, Any], path: str | Path) -> None:
     if manifest["sim_config"].get("part") == IMPORTED:
         cure = "deploy it with robot=ros2, unitree or replay"
         raise UserError(f"bundle {path} was imported: there is no simulation of it; {cure}")
+
+
+def check_fixed(bundle: Bundle) -> None:
+    """Refuse a robot whose base floats: how its joints move is not told by their commands alone."""
+    if bundle.manifest["robot"]["sag"] is not None:
+        why = "its joints bear a body that floats, and what they do depends on where that is"
+        raise UserError(f"{bundle.path}: {why}, which no log tells")
 
 
 def check_installed() -> None:

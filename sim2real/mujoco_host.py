@@ -30,8 +30,8 @@ import torch
 from robokd.sim2real.body import Body, check_fits, one_world
 from robokd.sim2real.foreign_world import ForeignWorld
 from robokd.sim2real.mujoco import check_simulated
-from robokd.sim2real.packets import Channel, Kind
-from robokd.sim2real.robot import Command
+from robokd.sim2real.packets import Channel, Kind, order_values
+from robokd.sim2real.robot import Command, Order
 from robokd.sim2real.robot_account import RobotAccount
 from robokd.sim2real.wire import Outbox, Say, Wire, frame_layout, message
 from tensordict import TensorDict
@@ -42,7 +42,7 @@ from robokd.env.native import NativeEnv
 from robokd.files import write_atomic
 from robokd.memory import peak_rss_mb
 from robokd.registry import load_plugins
-from robokd.specs import IMU_CHANNELS, ActionSpec, from_dict
+from robokd.specs import CHANNELS, IMU_CHANNELS, ActionSpec, from_dict
 
 OPEN_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 1.0
@@ -105,11 +105,7 @@ class World:
 
     def sense(self) -> dict[str, np.ndarray]:
         """See Body.sense."""
-        return {
-            name: self._proprio[self._slices[name]]
-            for name in ("joint_pos", "joint_vel", *IMU_CHANNELS)
-            if name in self._slices
-        }
+        return {name: self._proprio[self._slices[name]] for name in CHANNELS if name in self._slices}
 
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
         """See Body.truth."""
@@ -249,10 +245,12 @@ class Host:
         sensed = self.world.sense()
         self._spoken_s = self._begun_s
         imu = {name: sensed[name] for name in IMU_CHANNELS if name in sensed}
+        velocity = sensed.get("velocity_command")
+        order = None if velocity is None else Order(captured_s=self._begun_s, velocity=velocity)
         self.joints.send(
             Kind.JOINTS, captured_s=self._begun_s, position=sensed["joint_pos"], velocity=sensed["joint_vel"],
             target=self._coming[-1][1] if self._coming else self._target, sequence=self._sequence,
-            imu_s=self._begun_s if imu else 0.0, **imu,
+            imu_s=self._begun_s if imu else 0.0, **imu, **order_values(order),
         )  # fmt: skip
 
     def _show(self) -> None:

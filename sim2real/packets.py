@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from robokd.sim2real.robot import ImuReading
+from robokd.sim2real.robot import ImuReading, Order
 
-MAGIC, VERSION = 0x6B626F72, 1
+MAGIC, VERSION = 0x6B626F72, 2
 REASONS = ("position", "velocity", "acceleration", "jerk", "shadow")  # bits of SENT: why it is another
 MOST_BYTES = 64 * 1024
 MOST_AT_ONCE = 64
@@ -52,7 +52,11 @@ class Kind(enum.IntEnum):
 def layouts(size: int) -> dict[Kind, np.dtype[np.void]]:
     """Return the layout of every kind that has one, for so many joints; rad, rad/s, s."""
     joints = ("<f4", (size,))
-    imu = [("imu_s", "<f8"), ("gyro", "<f4", (3,)), ("gravity", "<f4", (3,))]  # imu_s 0: the robot has none
+    # a time of 0: the robot has no IMU, or nobody tells it where to go
+    told = [
+        ("imu_s", "<f8"), ("gyro", "<f4", (3,)), ("gravity", "<f4", (3,)),
+        ("order_s", "<f8"), ("order", "<f4", (3,)),
+    ]  # fmt: skip
     rows: dict[Kind, list[tuple[Any, ...]]] = {
         Kind.HANDOVER: [("token", "<u8")],
         Kind.RELEASE: [("token", "<u8")],
@@ -61,7 +65,7 @@ def layouts(size: int) -> dict[Kind, np.dtype[np.void]]:
         Kind.STATE: [
             ("token", "<u8"), ("mode", "<u1"), ("captured_s", "<f8"), ("position", *joints),
             ("velocity", *joints), ("anchor", *joints), ("rate", *joints), ("origin", "<u8"),
-            *imu,
+            *told,
         ],
         Kind.SENT: [
             ("origin", "<u8"), ("sequence", "<u8"), ("stamp_s", "<f8"), ("commanded", *joints),
@@ -73,7 +77,7 @@ def layouts(size: int) -> dict[Kind, np.dtype[np.void]]:
         ],
         Kind.JOINTS: [
             ("captured_s", "<f8"), ("position", *joints), ("velocity", *joints), ("target", *joints),
-            ("sequence", "<u8"), ("strangers", "<u4"), *imu,
+            ("sequence", "<u8"), ("strangers", "<u4"), *told,
         ],
     }  # fmt: skip
     return {kind: np.dtype(fields) for kind, fields in rows.items()}
@@ -99,6 +103,18 @@ def imu_of(row: Any) -> ImuReading | None:  # noqa: ANN401  (a record)
     if not (captured_s := float(row["imu_s"])):
         return None
     return ImuReading(captured_s=captured_s, gyro=row["gyro"], gravity=row["gravity"])
+
+
+def order_values(order: Order | None) -> dict[str, Any]:
+    """Return what a STATE or JOINTS says of an order."""
+    return {} if order is None else {"order_s": order.captured_s, "order": order.velocity}
+
+
+def order_of(row: Any) -> Order | None:  # noqa: ANN401  (a record)
+    """Return what `order_values` was given."""
+    if not (captured_s := float(row["order_s"])):
+        return None
+    return Order(captured_s=captured_s, velocity=row["order"])
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -18,7 +18,7 @@ from robokd.export.bundle import Bundle
 from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, errors, open_graph, read_samples
 from robokd.specs import CHANNELS, ObsSpec, differences, elements
 
-TERMS = CHANNELS | {"command_rate": "rad/s"}  # what 1-D groups may be made of -> unit
+TERMS = CHANNELS | {"command_rate": "rad/s", "clock": "1"}  # what 1-D groups may be made of -> unit
 OUTPUTS = ("command", "command_rate", "action")
 WARMUP_RUNS = 20
 LONGEST_RUN_S = 10.0  # of a graph, before it is taken for one that never ends
@@ -49,7 +49,7 @@ class Policy:
             name: np.zeros(row["shape"], row["dtype"])
             for name, row in bundle.manifest["graph"]["inputs"].items()
         }
-        self._cameras = tuple(bundle.cameras)
+        self._cameras, self._clock_s = tuple(bundle.cameras), bundle.manifest["clock_s"]
         self._memory = {NEXT_MEMORY + name: MEMORY + name for name in _memory(bundle)}  # output -> input
         _check_golden(bundle, self._session)
         self._said = {
@@ -74,6 +74,8 @@ class Policy:
     ) -> Decision:
         """Return the decision from the channels, the last sent target (A,) and its rate (A,)."""
         terms = {**channels, "command_rate": rate}
+        if self._clock_s:
+            terms["clock"] = dial(channels["elapsed"], self._clock_s)
         for group, slices in self._slices.items():
             for term, where in slices.items():
                 _fill(self._feeds[group][0, where], terms[term], term)
@@ -91,6 +93,12 @@ class Policy:
         return Decision(
             command=values["command"], action=values["action"], estimates=estimates, inference_s=seconds
         )
+
+
+def dial(elapsed_s: np.ndarray, period_s: float) -> np.ndarray:
+    """Return what a clock shows after `elapsed_s` (1,): sine and cosine of its hand's angle, (2,) float32."""
+    angle = 2 * np.pi * float(elapsed_s[0]) / period_s
+    return np.array([np.sin(angle), np.cos(angle)], np.float32)
 
 
 def _fill(buffer: np.ndarray, value: np.ndarray, name: str) -> None:

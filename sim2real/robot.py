@@ -14,7 +14,7 @@ import numpy as np
 from robokd.export.bundle import Bundle
 
 # rad, rad/s, and in rad the last joint target that was sent, which the robot is holding; every other channel
-# of a policy is the IMU's or a camera's
+# of a policy is the IMU's, a camera's, an order or the time
 JOINT_CHANNELS = ("joint_pos", "joint_vel", "joint_target")
 UNTOLD = -1  # a sequence number of a protocol that has none
 
@@ -29,6 +29,14 @@ class ImuReading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Order:
+    """Where whoever leads the robot wants it to go, in its own frame: x ahead, y left, z up."""
+
+    captured_s: float  # when it was given, or last said to hold
+    velocity: np.ndarray  # (3,) float32: ahead and to the left in m/s, the turn about z in rad/s
+
+
+@dataclass(frozen=True, kw_only=True)
 class JointReading:
     """The newest state of all joints; the arrays are the reader's and never written again."""
 
@@ -39,6 +47,7 @@ class JointReading:
     sequence: int = UNTOLD  # of the last command that the robot took; 0 before the first
     strangers: int = 0  # commands on the wire that were not ours, since `connect`
     imu: ImuReading | None = None  # the newest; None of a robot that has none
+    order: Order | None = None  # the newest; None of a robot that is told none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from robokd.export.bundle import Bundle
 from robokd.specs import ActionSpec
 
 TOLERANCE = 1e-5  # rad; what is moved by less is float noise, not a limited command
-# rad between a joint at rest and the target it holds: room for sag under load; the simulated arm has none of
-# that, and 0.0064 of noise
+# rad between a joint at rest and the target it holds, beside what the bundle says of legs that bear a body
+# (`sag_rad`): the simulated arm has no sag, and 0.0064 of noise
 HELD_TOLERANCE = 0.05
 CLOCK_TOLERANCE_S = 1e-3  # a capture time may be this far ahead of now
 
@@ -26,6 +26,11 @@ class SafetyStop(Exception):  # noqa: N818 - it is an outcome with an exit code 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
         self.kind, self.message = kind, message
+
+
+def sag_rad(bundle: Bundle) -> np.ndarray:
+    """Return how far joints that bear a floating body rest from their targets (A,); 0 of all others."""
+    return np.array(bundle.manifest["robot"]["sag"] or [0.0] * bundle.action.size)
 
 
 def joints_budget_s(bundle: Bundle) -> float:
@@ -44,10 +49,12 @@ def check_age(channel: str, captured_s: float, now_s: float, budget_s: float) ->
 
 
 def check_joints(reading: JointReading) -> None:
-    """Refuse joints or an IMU that read no finite numbers, and a robot that somebody else commands too."""
+    """Refuse joints, IMU or order that are no finite numbers, and a robot that somebody else commands too."""
     measured = {"position": reading.position, "velocity": reading.velocity}
     if reading.imu is not None:
         measured |= {"gyro": reading.imu.gyro, "gravity": reading.imu.gravity}
+    if reading.order is not None:
+        measured |= {"velocity command": reading.order.velocity}
     for name, values in measured.items():
         if not np.isfinite(values).all():
             raise SafetyStop("non_finite_joints", f"the robot's {name} reads {values.tolist()}")
@@ -71,11 +78,12 @@ def check_first(target: np.ndarray, anchor: np.ndarray, action: ActionSpec) -> N
         raise SafetyStop("start", f"the first command for {action.names[joint]} is {far}")
 
 
-def held_anchor(reading: JointReading, action: ActionSpec) -> np.ndarray:
+def held_anchor(reading: JointReading, bundle: Bundle) -> np.ndarray:
     """Return the target (A,) that the robot holds, held against where it is measured.
 
     Where the robot does not tell, it is the measured pose, and the first command jumps by the sensor's noise.
     """
+    action, allowed = bundle.action, HELD_TOLERANCE + sag_rad(bundle)
     lower, upper = np.array(action.position_lower), np.array(action.position_upper)
     if np.isnan(reading.target).all():
         # from farther out, the clipped pose would be a jump
@@ -83,10 +91,10 @@ def held_anchor(reading: JointReading, action: ActionSpec) -> np.ndarray:
         _check_range("held_target", reading.position, bounds, [f"{name} stands at" for name in action.names])
         return np.clip(reading.position, lower, upper).astype(np.float32)
     distance = np.abs(reading.target - reading.position)
-    if not (distance <= HELD_TOLERANCE).all():
-        joint = int(np.argmax(np.where(np.isnan(distance), np.inf, distance)))
+    if not (distance <= allowed).all():
+        joint = int(np.argmax(np.where(np.isnan(distance), np.inf, distance - allowed)))
         far = f"is {reading.position[joint]:.4f} rad, the target it holds {reading.target[joint]:.4f}"
-        said = f"{action.names[joint]} {far}: at most {HELD_TOLERANCE} apart is allowed"
+        said = f"{action.names[joint]} {far}: at most {allowed[joint]:.4g} apart is allowed"
         raise SafetyStop("held_target", said)
     bounds = lower - TOLERANCE, upper + TOLERANCE
     _check_range("held_target", reading.target, bounds, [f"{name} holds" for name in action.names])
@@ -96,9 +104,10 @@ def held_anchor(reading: JointReading, action: ActionSpec) -> np.ndarray:
 def start_anchor(reading: JointReading, bundle: Bundle) -> np.ndarray:
     """Return the target (A,) from which a policy may begin; refuse a pose that no episode began from."""
     start, names = bundle.manifest["start"], bundle.action.names
-    bounds = np.array(start["joint_pos_lower"]) - TOLERANCE, np.array(start["joint_pos_upper"]) + TOLERANCE
+    room = TOLERANCE + sag_rad(bundle)
+    bounds = np.array(start["joint_pos_lower"]) - room, np.array(start["joint_pos_upper"]) + room
     _check_range("start", reading.position, bounds, [f"{name} starts at" for name in names])
-    return held_anchor(reading, bundle.action)
+    return held_anchor(reading, bundle)
 
 
 def _check_range(

@@ -16,7 +16,7 @@ from robokd.sim2real.board import Board
 from robokd.sim2real.guard_link import GuardLink, State
 from robokd.sim2real.imu import channels_read
 from robokd.sim2real.process import Process
-from robokd.sim2real.robot import ImuReading
+from robokd.sim2real.robot import ImuReading, Order
 from robokd.sim2real.safety import SafetyStop, check_age, check_pictures, joints_budget_s
 
 from robokd.export.bundle import Bundle
@@ -28,7 +28,8 @@ POLL_S = 0.3e-3
 class Reading:
     """What the policy sees of one moment; the arrays are the reader's and never written again."""
 
-    # joint_pos, joint_vel, joint_target (A,); gyro, gravity (3,) if the policy reads them; pictures by camera
+    # joint_pos, joint_vel, joint_target (A,); if the policy reads them, gyro, gravity and velocity_command
+    # (3,), and for its clock `elapsed` (1,) float64 s; pictures by camera
     channels: dict[str, np.ndarray]
     captured_s: dict[str, float]  # when each channel was measured
     read_s: float  # when they were read, after all of them
@@ -38,19 +39,33 @@ class Reading:
 
 
 class Senses:
-    """Reads the board and what the guard tells."""
+    """Reads the board and what the guard tells.
 
-    def __init__(self, bundle: Bundle, link: GuardLink, board: Board, eyes: Process | None) -> None:
+    A velocity command that is said here, (3,), holds throughout; empty = the policy follows the robot's.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        link: GuardLink,
+        board: Board,
+        eyes: Process | None,
+        velocity_command: Sequence[float] = (),
+    ) -> None:
         self._link, self._board, self._eyes = link, board, eyes
         manifest = bundle.manifest
         self._cameras = tuple(bundle.cameras)
         self._ages_s = {name: manifest["ages_s"][name] for name in self._cameras}
         self._behind_s = {name: manifest["latency_s"][name] for name in self._cameras}
         self._joints_s = joints_budget_s(bundle)
-        self._imu = channels_read(bundle)
+        self._imu, self._terms = channels_read(bundle), bundle.terms
+        self._fixed = np.array(velocity_command, np.float32)
 
-    def read(self, clock: Callable[[], float] = time.monotonic) -> Reading:
-        """Return the newest that there is; SafetyStop where it is too old, or was never there."""
+    def read(self, clock: Callable[[], float] = time.monotonic, elapsed_s: float = 0.0) -> Reading:
+        """Return the newest that there is; SafetyStop where it is too old, or was never there.
+
+        `elapsed_s` is the time since the episode's begin, for a policy that reads a clock.
+        """
         self._link.listen()
         newest = self._link.states[-1]
         found = {name: self._board.read(name) for name in self._cameras}
@@ -68,9 +83,12 @@ class Senses:
         state = matched(self._link.states, wanted_s(newest.captured_s, seen_s, self._behind_s))
         joints = {"joint_pos": state.position, "joint_vel": state.velocity, "joint_target": newest.anchor}
         body, felt_s = self._feel(newest, state, now_s)
+        led, led_s = self._follow(newest.order, state.order, now_s)
+        if "clock" in self._terms:
+            led["elapsed"], led_s["elapsed"] = np.array([elapsed_s]), now_s
         return Reading(
-            channels=joints | body | {name: frame.image for name, (frame, _) in frames.items()},
-            captured_s=dict.fromkeys(joints, state.captured_s) | felt_s | seen_s, read_s=now_s,
+            channels=joints | body | led | {name: frame.image for name, (frame, _) in frames.items()},
+            captured_s=dict.fromkeys(joints, state.captured_s) | felt_s | led_s | seen_s, read_s=now_s,
             numbers={name: number for name, (_, number) in frames.items()},
             anchor=newest.anchor, rate=newest.rate,
         )  # fmt: skip
@@ -88,6 +106,22 @@ class Senses:
         check_age("imu", newest.imu.captured_s, now_s, self._joints_s)
         body = {name: getattr(state.imu, name) for name in self._imu}
         return body, dict.fromkeys(body, state.imu.captured_s)
+
+    def _follow(
+        self, newest: Order | None, then: Order | None, now_s: float
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Return the velocity command if the policy reads one, and when it was given; SafetyStop if too old.
+
+        A robot's own is that of when its joints were, as in training.
+        """
+        if "velocity_command" not in self._terms:
+            return {}, {}
+        if self._fixed.size:
+            return {"velocity_command": self._fixed}, {"velocity_command": now_s}
+        if newest is None or then is None:
+            raise SafetyStop("stale_velocity_command", "the policy follows orders, and the robot tells none")
+        check_age("velocity_command", newest.captured_s, now_s, self._joints_s)
+        return {"velocity_command": then.velocity}, {"velocity_command": then.captured_s}
 
     def wait_for_picture(self, after_s: float, timeout_s: float) -> None:
         """Wait until every camera has shown one that was taken after this time, or until the time is over."""
@@ -127,7 +161,7 @@ def matched(states: Sequence[State], moment_s: float) -> State:
                 captured_s=moment_s, position=_between(before.position, after.position, share),
                 velocity=_between(before.velocity, after.velocity, share), anchor=before.anchor,
                 rate=before.rate, mode=before.mode, token=before.token, origin=before.origin,
-                imu=_turned(before.imu, after.imu, share),
+                imu=_turned(before.imu, after.imu, share), order=before.order,
             )  # fmt: skip
         after = before
     return after

@@ -36,6 +36,8 @@ class Shadow(Watcher):
                 have = ", ".join(beside.cameras) or "none"
                 raise UserError(f"shadow={bundle.path} sees with camera {name!r}; {beside.path} has: {have}")
             rows += differences(to_dict(beside.cameras[name]), to_dict(camera), f"cameras.{name}")
+        if lacking := sorted(bundle.terms - beside.terms - {"joint_pos", "joint_vel", "command_rate"}):
+            raise UserError(f"shadow={bundle.path} reads {lacking[0]!r}, which {beside.path} is not given")
         if rows:
             raise UserError(f"shadow={bundle.path} is for another robot than {beside.path}: {rows[0]}")
         self._policy, self._names = Policy(bundle), bundle.action.names

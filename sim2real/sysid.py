@@ -20,7 +20,7 @@ from robokd.sim2real.guard_link import GuardLink
 from robokd.sim2real.log import Log
 from robokd.sim2real.log_reader import LOG, Recording, find_log, read_log
 from robokd.sim2real.loop import Pace
-from robokd.sim2real.mujoco import check_simulated
+from robokd.sim2real.mujoco import check_fixed, check_simulated
 from robokd.sim2real.playback import ReplayRobotCfg
 from robokd.sim2real.robot import JointReading, SimulatedCfg
 from robokd.sim2real.stage import create_run, open_to_run
@@ -59,6 +59,7 @@ def sysid(config: SysidConfig, resume: Run | None = None) -> Path:
         raise UserError(f"robot=replay plays a log, which no motion changes; what is logged: log={played}")
     bundle = open_to_run(config.bundle, is_hardware=moves_hardware)
     check_simulated(bundle.manifest, bundle.path)
+    check_fixed(bundle)
     check_randomisable(bundle)
     tools = _tools()
     motions_of = read_log(find_log(config.log), pictures=False) if config.log else None

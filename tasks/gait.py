@@ -10,9 +10,10 @@ Shapes: N worlds, feet and joints in the order of go2.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from robokd.tasks import go2
+from robokd.tasks import go2, trot
 from torch import Tensor
 
 from robokd import geometry
@@ -34,6 +35,7 @@ TRACES = {
 class GaitCfg:
     """What a task's config inherits: what a second of walking is paid and charged."""
 
+    clock_s: ClassVar[float] = trot.Gait().period  # of the clock that is observed: a stride of trot.py
     speed_weight: float = 2.0  # of the commanded velocity
     turn_weight: float = 1.0  # of the commanded turn
     alive_weight: float = 0.5

@@ -178,7 +178,9 @@ class Task(Protocol):
     """A native task: declarations and pure batched functions; `NativeEnv` does the rest.
 
     Two words that a task may say besides: `closes_loop = True`, that `control` is to be asked before every
-    physics step, and `has_reference_states = True`, that `reset` heeds State.reference_share.
+    physics step, and `has_reference_states = True`, that `reset` heeds State.reference_share. The config of a
+    task that observes a `clock` says `clock_s`: what is shown is sine and cosine of 2 pi t / clock_s, t since
+    the episode's begin, s.
     """
 
     control_dt: float  # s, a multiple of the sim's physics_dt

@@ -47,6 +47,11 @@ class Bundle:
     cameras: dict[str, CameraSpec]
     _members: dict[str, bytes] = field(repr=False)
 
+    @property
+    def terms(self) -> frozenset[str]:
+        """Names of what its policy reads besides pictures."""
+        return frozenset(term.name for spec in self.observations.values() for term in spec.terms)
+
     def member(self, name: str) -> bytes:
         """Return the content of a member."""
         if name not in self._members:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import mujoco
 import numpy as np
+import torch
 
 import robokd
 from robokd import UserError
 from robokd.config import dump
 from robokd.env.base import TaskEnv, contract
 from robokd.env.foreign import ForeignEnv, JointWorlds
-from robokd.export.manifest import LONGEST_AGE_S, QUATERNION_ORDER, UNITS, focal_px
+from robokd.export.manifest import LONGEST_AGE_S, MOST_SAG_RAD, QUATERNION_ORDER, UNITS, focal_px
 from robokd.export.parity import MEMORY, Sample, describe
 from robokd.export.sight import statistics
 from robokd.run import Run
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from robokd.config import ExportConfig
 
 
+STAND_S = 2.0  # that a robot stands before a policy takes it, at most
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
     """What cameras showed: (N, C, H, W) of each, in order of time within (N,) episodes."""
@@ -37,9 +41,13 @@ class Pictures:
 
 
 def make_manifest(
-    config: ExportConfig, env: TaskEnv, parent: Run, first: Sample, pictures: Pictures
-) -> dict[str, Any]:
-    """Return the bundle's manifest, the full contract between policy and robot, but for `parity_max_abs`."""
+    config: ExportConfig, env: TaskEnv, parent: Run, first: Sample, pictures: Pictures,
+    sag: list[float] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the bundle's manifest, the full contract between policy and robot, but for `parity_max_abs`.
+
+    `sag` is `sag_rad`'s.
+    """
     dt = env.action_spec.control_dt
     inputs = [name for name in first.inputs if name not in ("anchor", "rate") and not name.startswith(MEMORY)]
     agreed, parts = contract(env, inputs), dump(config)
@@ -58,7 +66,7 @@ def make_manifest(
         "robokd": robokd.__version__,
         **agreed,
         "control_dt": dt,
-        "robot": robot(config, env),
+        "robot": robot(config, env) | {"sag": sag},
         "optics": {name: optics(config.corrupt, camera, dt) for name, camera in cameras.items()},
         "statistics": looks,
         "latency_s": {name: latency_s(config.corrupt, cameras.get(name), dt) for name in inputs},
@@ -72,11 +80,12 @@ def make_manifest(
             }
         ],
         "evaluation": {"validation_success": validation_success(parent, config.checkpoint)},
+        "clock_s": clock_s(config, env, inputs),
     }  # fmt: skip
 
 
 def robot(config: ExportConfig, env: TaskEnv) -> dict[str, Any]:
-    """Return the robot's gains and limits; home is the middle of the start envelope."""
+    """Return the robot's gains and limits but for `sag`; home is the middle of the start envelope."""
     names, start = env.action_spec.names, env.task.start_envelope()
     return {
         **(
@@ -102,6 +111,52 @@ def gains(model: mujoco.MjModel, names: Sequence[str]) -> dict[str, list[float] 
         return {"kp": None, "kd": None, "torque": None}
     kp, kd, torque = (list(row) for row in zip(*(servo for servo in servos if servo), strict=True))
     return {"kp": kp, "kd": kd, "torque": torque if all(map(math.isfinite, torque)) else None}
+
+
+def sag_rad(env: TaskEnv) -> list[float] | None:
+    """Return how far joints rest at most from the targets that hold a start, (A,) rad, of a standing robot.
+
+    Measured in the env's worlds until their robot falls. None of a body that does not float: its joints bear
+    nothing but itself. UserError where it cannot stand.
+    """
+    if isinstance(env, ForeignEnv) or not floats(env.sim.model, env.action_spec.names):
+        return None
+    env.reset()
+    state, names, dt = env.state, env.action_spec.names, env.action_spec.control_dt
+    places = [int(env.sim.model.joint(name).qposadr[0]) for name in names]
+    is_up, most = torch.ones(env.num_envs, dtype=torch.bool), torch.zeros(len(names))
+    for _ in range(round(STAND_S / dt)):
+        env.sim.step(env.task.control(state.command, state), env.substeps)
+        state.step = state.step + 1
+        env.task.progress(state, dt)
+        is_up &= ~(env.sim.diverged() | env.task.terminated(state))
+        apart = (env.sim.get("qpos")[:, places].float() - state.command).abs()
+        most = torch.maximum(most, torch.where(is_up[:, None], apart, 0.0).amax(0))
+    if not is_up.any():
+        raise UserError("the robot falls where its start is held: no policy could take it standing")
+    if (worst := float(most.max())) > MOST_SAG_RAD:
+        got = f"{names[int(most.argmax())]} rests {worst:.3g} rad from the target that holds the start"
+        raise UserError(f"{got}, at most {MOST_SAG_RAD:g} rad may be: the robot's servos do not bear it")
+    return most.tolist()
+
+
+def floats(model: mujoco.MjModel, names: Sequence[str]) -> bool:
+    """Whether the body that has these joints hangs on nothing: a legged robot's trunk."""
+    roots = {int(model.body_rootid[model.jnt_bodyid[model.joint(name).id]]) for name in names}
+    free = model.jnt_bodyid[model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
+    return bool(roots & set(free.tolist()))
+
+
+def clock_s(config: ExportConfig, env: TaskEnv, inputs: Sequence[str]) -> float:
+    """Return the period of the clock that the policy reads, s, or 0; UserError where nobody tells it."""
+    read = [term.name for name in inputs if name in env.obs_specs for term in env.obs_specs[name].terms]
+    if "clock" not in read:
+        return 0.0
+    period = getattr(config.task, "clock_s", 0.0)
+    if not period > 0:
+        why = "the policy reads a clock whose period its task does not say"
+        raise UserError(f"task={config.task.name}: {why} (clock_s of its config)")
+    return float(period)
 
 
 def _servo(model: mujoco.MjModel, joint: str) -> tuple[float, float, float] | None:

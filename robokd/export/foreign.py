@@ -34,7 +34,18 @@ from robokd.export.supplied import LIMITS, START, Fields, complete
 from robokd.export.wrap import LAST_ACTION, Decoding, Reads, observe, used, wrap
 from robokd.files import sha256_of, writable
 from robokd.run import Run
-from robokd.specs import AXES, CHANNELS, ActionSpec, Limits, ObsSpec, Term, decode, elements, to_dict
+from robokd.specs import (
+    AXES,
+    CHANNELS,
+    ELEMENTS,
+    ActionSpec,
+    Limits,
+    ObsSpec,
+    Term,
+    decode,
+    elements,
+    to_dict,
+)
 
 if TYPE_CHECKING:
     from robokd.config import ImportConfig
@@ -121,7 +132,7 @@ def make_manifest(
             {"path": file.name, "stage": STAGE, "checkpoint": foreign.dialect, "sha256": sha256_of(file)}
             for file in files
         ],
-        "evaluation": {},
+        "evaluation": {}, "clock_s": 0.0,
     }  # fmt: skip
 
 
@@ -159,7 +170,7 @@ def prove(foreign: Foreign, terms: Sequence[Reads], decoding: Decoding, spec: Ac
 
 
 def _draw(generator: np.random.Generator, spec: ActionSpec) -> dict[str, np.ndarray]:
-    """Return a random state, float32: of joints (1, A) within the limits, of the IMU (1, 3).
+    """Return a random state, float32: of joints (1, A) within the limits, of IMU and velocity command (1, 3).
 
     `anchor` and `rate` are how far the last target and its rate are from what will be asked for, in what the
     limits allow in one step: as often within reach as not.
@@ -172,6 +183,7 @@ def _draw(generator: np.random.Generator, spec: ActionSpec) -> dict[str, np.ndar
     state = {key: generator.uniform(low, high, (1, spec.size)) for key, (low, high) in ranges.items()}
     down = generator.normal(size=(1, len(AXES)))
     state |= {"gyro": generator.uniform(-_TURN, _TURN, down.shape), "gravity": down / np.linalg.norm(down)}
+    state["velocity_command"] = generator.uniform(-1, 1, (1, len(ELEMENTS["velocity_command"])))
     return {key: value.astype(np.float32) for key, value in state.items()}
 
 

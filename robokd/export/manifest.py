@@ -23,24 +23,28 @@ from robokd.files import is_number
 from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Spec, Term, differences, from_dict, to_dict
 
 FORMAT = "robokd-bundle"
-VERSION = 3
+VERSION = 4
 FIELDS: dict[str, type] = {  # every field of a manifest, all required
     "format": str, "version": int, "task": str, "task_config": dict, "sim_config": dict,
     "renderer_config": dict, "corrupt_config": dict, "created": str, "robokd": str, "action": dict,
     "observations": dict, "cameras": dict, "control_dt": float, "robot": dict, "optics": dict,
     "statistics": dict, "latency_s": dict, "graph": dict, "start": dict, "ages_s": dict,
-    "lineage": list, "evaluation": dict, "parity_max_abs": float, "members": list,
+    "lineage": list, "evaluation": dict, "parity_max_abs": float, "members": list, "clock_s": float,
 }  # fmt: skip
 QUATERNION_ORDER = "wxyz"
 UNITS = {  # of numbers of the contract, but where action.units says another, and of the robot's channels
     "position": "rad", "velocity": "rad/s", "acceleration": "rad/s^2", "jerk": "rad/s^3", "kp": "N m/rad",
     "kd": "N m s/rad", "torque": "N m", "torque_rate": "N m/s", "length": "m", "depth": "m", "time": "s",
 }  # fmt: skip
-GAINS = ("kp", "kd", "torque", "torque_rate", "jerk")  # of the robot; null where nothing is known
+# of the robot; null where nothing is known. `sag`: rad, how far joints that bear a floating body rest from
+# the targets that they hold
+GAINS = ("kp", "kd", "torque", "torque_rate", "jerk", "sag")
+MOST_SAG_RAD = 0.6  # a larger one would switch the check of a robot's start off
 PERIODS_S = (1e-3, 1.0)  # that a control period may have
 # that joints and an IMU may have been late in training; pictures that dropped out or froze were later
 LONGEST_LATENCY_S = 1.0
 LONGEST_AGE_S = 10.0  # of any data that a command may rest on: a larger budget would switch the check off
+LONGEST_CLOCK_S = 100.0  # period of the clock that a policy reads
 LENS = ("fx", "fy", "cx", "cy")
 DTYPES = ("float32", "float16", "uint8", "int16", "int32", "int64", "bool")
 MOST_NUMBERS = 1 << 24  # of a tensor
@@ -138,6 +142,7 @@ class _Check:
         self.robot(action)
         self.optics(cameras)
         self.times((*observations, *cameras))
+        self.clock(observations)
         self.graph(members)
         self.lineage()
         return Contract(action, observations, cameras)
@@ -212,6 +217,8 @@ class _Check:
                 least = min(self.numbers(f"robot.{name}", robot[name], action.size))
                 if least < 0 or (least == 0 and name in POSITIVE):
                     self.refuse(f"robot.{name}", f"must be {'>' if name in POSITIVE else '>='} 0")
+        if robot["sag"] is not None and (most := max(robot["sag"])) > MOST_SAG_RAD:
+            self.refuse("robot.sag", f"must be <= {MOST_SAG_RAD:g} rad, got {most:g}")
         home = self.numbers("robot.home", robot["home"], action.size)
         for what, low, high in (
             ("the start envelope", start["joint_pos_lower"], start["joint_pos_upper"]),
@@ -285,6 +292,16 @@ class _Check:
             longest_s = LONGEST_AGE_S if name in self.manifest["cameras"] else LONGEST_LATENCY_S
             if why := wrong_latency(row, longest_s):
                 self.refuse(f"latency_s.{name}", why)
+
+    def clock(self, observations: dict[str, ObsSpec]) -> None:
+        """Refuse a clock whose period is not said, and a period without a clock."""
+        period = self.manifest["clock_s"]
+        has_clock = any(term.name == "clock" for spec in observations.values() for term in spec.terms)
+        if has_clock and not PERIODS_S[0] <= period <= LONGEST_CLOCK_S:
+            wanted = f"{PERIODS_S[0]:g} to {LONGEST_CLOCK_S:g} s"
+            self.refuse("clock_s", f"is {period:g}: the policy reads a clock, whose period is {wanted}")
+        if not has_clock and period != 0:
+            self.refuse("clock_s", f"is {period:g}, and the policy reads no clock: wanted 0")
 
     def graph(self, members: Sequence[str]) -> None:
         """Refuse a description of the graph that is not whole, or names members that are not there."""

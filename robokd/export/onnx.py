@@ -22,7 +22,7 @@ from robokd import UserError, keys
 from robokd.env.base import TaskEnv, VecEnv
 from robokd.evaluate import load_policy, policy_groups
 from robokd.export.bundle import write_bundle
-from robokd.export.contract import Pictures, ages_s, make_manifest, robot
+from robokd.export.contract import Pictures, ages_s, clock_s, make_manifest, robot, sag_rad
 from robokd.export.metadata import annotate
 from robokd.export.parity import (
     MAX_ABS,
@@ -96,13 +96,15 @@ def export(config: ExportConfig, resume: Run | None = None) -> Path:
     # refuse what does not fit before there is a run
     robot(config, env)
     ages_s(config, env, policy.inputs)
+    clock_s(config, env, policy.inputs)
+    seen = build_env(config, policy_groups(parent), "test", num_envs=WORLDS)
+    sag = sag_rad(seen)
     run = resume or create_run(config, "export", [parent])
     met = record_episodes(env, policy, config.parity_samples)
-    seen = build_env(config, policy_groups(parent), "test", num_envs=WORLDS)
     pictures = record_pictures(seen, cast("Exportable", load_policy(parent, config.checkpoint, seen)))
     samples = strided(met, config.parity_samples)
     first = {name: torch.from_numpy(value) for name, value in samples[0].inputs.items()}
-    manifest = make_manifest(config, env, parent, samples[0], pictures)
+    manifest = make_manifest(config, env, parent, samples[0], pictures, sag)
     data = annotate(to_onnx(PolicyGraph(policy, env).eval(), first), manifest, parent.path.name)
     worst = parity(data, samples, env.action_spec.control_dt)
     largest = float(np.max(list(worst.values())))

@@ -23,13 +23,14 @@ from robokd.specs import to_dict
 NOISE = 0.002  # rad; speeds five times as much
 
 
-def creeping(inputs, outputs):
-    """command = anchor + 0.001; command_rate = rate; action = the first numbers of proprio and a pixel."""
+def creeping(inputs, outputs, step=0.001):
+    """command = anchor + step; command_rate = rate; action = the first numbers of proprio and a pixel."""
 
     def values(rows):
         return [helper.make_tensor_value_info(n, TYPES[r["dtype"]], r["shape"]) for n, r in rows.items()]
 
-    numbers = {"step": np.float32(0.001), "zero": np.array([0]), "size": np.array([7]), "one": np.array([1])}
+    size = np.array(outputs["action"]["shape"][1:])
+    numbers = {"step": np.float32(step), "zero": np.array([0]), "size": size, "one": np.array([1])}
     nodes = [
         helper.make_node("Add", ["anchor", "step"], ["command"]),
         helper.make_node("Identity", ["rate"], ["command_rate"]),

@@ -13,7 +13,7 @@ from robokd.export.bundle import read_bundle, write_bundle
 from robokd.export.manifest import QUATERNION_ORDER, UNITS, focal_px
 from robokd.export.parity import Sample, write_samples
 from robokd.export.sight import statistics
-from robokd.specs import ActionSpec, CameraSpec, ObsSpec, Term, to_dict
+from robokd.specs import ELEMENTS, ActionSpec, CameraSpec, ObsSpec, Term, to_dict
 
 JOINTS = ("shoulder", "elbow")
 DT = 0.01
@@ -38,6 +38,13 @@ def felt_spec() -> ObsSpec:
     imu = {"gyro": "rad/s", "gravity": "1"}
     terms = tuple(Term(name=name, elements=("x", "y", "z"), unit=unit) for name, unit in imu.items())
     return ObsSpec(group="proprio", role="proprio", terms=(*proprio_spec().terms, *terms))
+
+
+def led_spec() -> ObsSpec:
+    """Proprio that reads a velocity command and a clock too."""
+    led = {"velocity_command": "m/s, m/s, rad/s", "clock": "1"}
+    terms = tuple(Term(name=name, elements=ELEMENTS[name], unit=unit) for name, unit in led.items())
+    return ObsSpec(group="proprio", role="proprio", terms=(*terms, *proprio_spec().terms))
 
 
 def camera_spec() -> CameraSpec:
@@ -114,6 +121,7 @@ def manifest() -> dict:
         "cameras": {"front": to_dict(camera_spec())}, "control_dt": DT,
         "robot": {
             "kp": [40.0, 30.0], "kd": [2.0, 1.5], "torque": [9.0, 8.0], "torque_rate": None, "jerk": None,
+            "sag": None,
             "home": [0.0, 0.0], "quaternion_order": QUATERNION_ORDER, "units": UNITS,
         },
         "optics": {
@@ -127,6 +135,7 @@ def manifest() -> dict:
         "graph": described(),
         "start": {"joint_pos_lower": [-0.3, -0.3], "joint_pos_upper": [0.3, 0.3]},
         "ages_s": {"proprio": 0.1, "front": 0.1}, "lineage": [], "evaluation": {}, "parity_max_abs": 0.0,
+        "clock_s": 0.0,
     }  # fmt: skip
 
 

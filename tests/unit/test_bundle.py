@@ -108,7 +108,7 @@ def test_refusals_say_what_is_wrong(good, tmp_path):
     assert "is not a bundle" in refused(tmp_path, b"PK\x03\x04 a zip")
     assert "is truncated" in refused(tmp_path, content[:100])
     assert "truncated or altered" in refused(tmp_path, content[:-1])
-    assert "bundle version 1; this robokd reads version 3" in refused(tmp_path, seal(b"{}", version=1))
+    assert "bundle version 1; this robokd reads version 4" in refused(tmp_path, seal(b"{}", version=1))
     assert "not valid JSON" in refused(tmp_path, seal(b"{"))
     assert "not valid JSON" in refused(tmp_path, seal(b'{"task": 1, "task": 2}'))
     assert "not a finite number" in refused(tmp_path, seal(b'{"control_dt": NaN}'))
@@ -179,6 +179,14 @@ def test_every_manifest_field_is_required_and_typed(good, tmp_path, name):
         (lambda row: row["robot"].update(torque=[1, 0]), "'robot.torque' must be > 0"),
         (lambda row: row["robot"].update(torque_rate=[0, 1]), "'robot.torque_rate' must be > 0"),
         (lambda row: row["robot"].update(jerk=["1", 1]), "'robot.jerk' wants 2 numbers"),
+        (lambda row: row["robot"].update(sag=[0.1, -0.1]), "'robot.sag' must be >= 0"),
+        (lambda row: row["robot"].update(sag=[0.1, 0.61]), "'robot.sag' must be <= 0.6 rad, got 0.61"),
+        (lambda row: row["robot"].pop("sag"), "'robot' wants exactly kp, kd"),
+        (lambda row: row.update(clock_s=0.3), "'clock_s' is 0.3, and the policy reads no clock: wanted 0"),
+        (
+            lambda row: row["observations"]["proprio"]["terms"][0].update(name="clock"),
+            "'clock_s' is 0: the policy reads a clock, whose period is 0.001 to 100 s",
+        ),
         (lambda row: row["robot"].update(home=None), "'robot.home' wants 2 numbers"),
         (lambda row: row["robot"].update(home=[0, 0.4]), "'robot.home' is outside the start envelope"),
         (lambda row: row["robot"].update(quaternion_order="xyzw"), "robot.quaternion_order"),
@@ -347,7 +355,7 @@ def test_a_manifest_that_is_no_manifest_is_refused_in_one_line(tmp_path, text):
 
 
 def test_a_later_version_is_not_guessed_at(tmp_path):
-    assert "bundle version 4; this robokd reads version 3" in refused(tmp_path, seal(b"{}", version=4))
+    assert "bundle version 5; this robokd reads version 4" in refused(tmp_path, seal(b"{}", version=5))
     assert "export it again" in refused(tmp_path, seal(b"{}", version=2))
 
 

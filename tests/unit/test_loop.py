@@ -67,7 +67,7 @@ class World:
     def wait_for_picture(self, after_s, timeout_s):
         self.calls.append("wait")
 
-    def read(self, clock):
+    def read(self, clock, elapsed_s=0.0):
         self.reads += 1
         now = clock()
         joints = {"joint_pos": self.held, "joint_vel": np.zeros(2, np.float32), "joint_target": self.held}
@@ -302,6 +302,20 @@ def test_an_overrun_is_counted_and_the_grid_is_kept(work, misses):
         assert late < 1e-4
     assert (clock.now - begun) / 0.01 == pytest.approx(round((clock.now - begun) / 0.01), abs=0.01)
     assert pace.misses == misses
+
+
+def test_the_time_of_an_episode_is_whole_periods_also_where_some_were_left_out():
+    clock = FakeClock(tick=1e-6)
+    pace = Pace(0.01, clock, clock.sleep)
+    for _ in range(2):  # each episode has its own
+        pace.begin()
+        told = [pace.elapsed_s]
+        for work in (0.001, 0.013, 0.0355, 0.001):
+            clock.now += work
+            pace.wait()
+            told.append(pace.elapsed_s)
+        # the second is late, and before the third two deadlines are left out
+        assert told == pytest.approx([0.0, 0.01, 0.02, 0.05, 0.06], abs=1e-9)
 
 
 def test_real_time_is_kept_on_the_real_clock():

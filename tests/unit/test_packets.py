@@ -22,9 +22,11 @@ from robokd.sim2real.packets import (
     imu_of,
     imu_values,
     layouts,
+    order_of,
+    order_values,
     pair,
 )  # fmt: skip
-from robokd.sim2real.robot import ImuReading
+from robokd.sim2real.robot import ImuReading, Order
 
 SIZE = 2
 KNOWN = layouts(SIZE)
@@ -309,3 +311,17 @@ def test_an_imu_comes_as_it_was_sent_and_none_as_none(ends):
                 assert found.captured_s == 12.25
                 assert found.gyro.tolist() == told.gyro.tolist()
                 assert found.gravity.tolist() == told.gravity.tolist()
+
+
+def test_an_order_comes_as_it_was_sent_and_none_as_none(ends):
+    left, right = ends
+    told = Order(captured_s=12.25, velocity=np.array([0.5, -0.25, 1], np.float32))
+    for kind in (Kind.STATE, Kind.JOINTS):
+        for order in (told, None):
+            left.send(kind, captured_s=12.5, **order_values(order))
+            row = right.receive()[0].row
+            assert imu_of(row) is None
+            found = order_of(row)
+            assert (found is None) == (order is None)
+            if found is not None:
+                assert (found.captured_s, found.velocity.tolist()) == (12.25, [0.5, -0.25, 1])

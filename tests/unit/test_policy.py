@@ -1,5 +1,6 @@
 """The policy runs what the manifest says, or refuses to start."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from robot_samples import (
     described,
     golden,
     graph,
+    led_spec,
     make_bundle,
     proprio_spec,
 )
@@ -217,3 +219,34 @@ def test_a_graph_that_wants_more_memory_than_there_is_is_refused_in_one_line(tmp
     with pytest.raises(UserError, match=r"onnxruntime cannot run the policy: .*ConstantOfShape") as caught:
         Policy(make_bundle(tmp_path / "a.robokd", data=data, samples=golden(graph())))
     assert "\n" not in str(caught.value)
+
+
+def led_bundle(path, **changes):
+    """One whose action is the first two numbers of the velocity command, or of what stands before."""
+    spec = to_dict(changes.pop("spec", led_spec()))
+    inputs = GRAPH_INPUTS | {"proprio": {"shape": [1, 11], "dtype": "float32"}}
+    data = graph(inputs=inputs)
+    return make_bundle(
+        path, data=data, samples=golden(data, inputs), graph=described(inputs), clock_s=0.4,
+        observations={"proprio": spec}, **changes,
+    )  # fmt: skip
+
+
+def test_a_policy_reads_where_it_is_to_go_and_a_clock_of_the_bundle_s_period(tmp_path):
+    dark = {"front": np.zeros((1, 3, 4), np.uint8), "velocity_command": np.float32([0.5, -0.25, 1])}
+    channels = CHANNELS | dark
+    led = Policy(led_bundle(tmp_path / "a.robokd"))
+    assert act(led, channels | {"elapsed": np.zeros(1)}).action.tolist() == [0.5, -0.25]
+    spec = led_spec()
+    first = dataclasses.replace(spec, terms=(spec.terms[1], spec.terms[0], *spec.terms[2:]))
+    clock = Policy(led_bundle(tmp_path / "b.robokd", spec=first))
+    # of 0.4 s: an eighth of the way round is 0.05 s; in 1000 s it has gone round 2500 times
+    for elapsed, shown in ((0.0, [0, 1]), (0.05, [0.5**0.5] * 2), (0.1, [1, 0]), (1000.1, [1, 0])):
+        said = act(clock, channels | {"elapsed": np.array([elapsed])}).action
+        assert said == pytest.approx(shown, abs=1e-6)
+
+
+def test_a_velocity_command_of_another_size_is_refused(tmp_path):
+    led = Policy(led_bundle(tmp_path / "a.robokd"))
+    with pytest.raises(RuntimeError, match="'velocity_command' has shape"):
+        act(led, CHANNELS | {"velocity_command": np.zeros(1, np.float32), "elapsed": np.zeros(1)})

@@ -1,5 +1,6 @@
 """What cannot be trusted stops the robot, and the reason says what was got and what is allowed."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from robokd.sim2real.robot import JointReading
+from robokd.sim2real.robot import JointReading, Order
 from robokd.sim2real.safety import (
     CLOCK_TOLERANCE_S,
     HELD_TOLERANCE,
@@ -43,8 +44,9 @@ def reading(position=(0.0, 0.0), velocity=(0.0, 0.0), target=None, strangers: in
     )
 
 
-def bundle(start=((-0.3, -0.3), (0.3, 0.3)), observations=("proprio",), **ages):
+def bundle(start=((-0.3, -0.3), (0.3, 0.3)), observations=("proprio",), sag=None, **ages):
     manifest = {
+        "robot": {"sag": sag},
         "start": {"joint_pos_lower": start[0], "joint_pos_upper": start[1]},
         "ages_s": ages or {"proprio": 0.1, "front": 0.2},
     }
@@ -107,6 +109,14 @@ def test_joints_that_do_not_read_finite_numbers_stop(name, bad):
     assert stop.value.kind == "non_finite_joints"
 
 
+@pytest.mark.parametrize("bad", BAD)
+def test_an_order_that_is_no_finite_number_stops(bad):
+    order = Order(captured_s=0.0, velocity=np.array([0.0, 0.0, bad], np.float32))
+    with pytest.raises(SafetyStop, match="the robot's velocity command reads ") as stop:
+        check_joints(dataclasses.replace(reading(), order=order))
+    assert stop.value.kind == "non_finite_joints"
+
+
 def test_joints_that_do_not_tell_their_target_pass():
     check_joints(reading(target=UNTOLD))
 
@@ -147,52 +157,52 @@ def test_the_joint_that_is_farthest_beyond_its_reach_is_named():
 
 
 def test_the_anchor_is_the_target_that_is_held():
-    anchor = held_anchor(reading(position=(0.0056, -0.0056), target=(0.001, 0.002)), ACTION)
+    anchor = held_anchor(reading(position=(0.0056, -0.0056), target=(0.001, 0.002)), bundle())
     assert anchor.tolist() == np.float32([0.001, 0.002]).tolist()
     assert anchor.dtype == np.float32
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_held_target_far_from_where_the_joint_is_stops(sign):
-    held_anchor(reading(target=(sign * 0.99 * HELD_TOLERANCE, 0.0)), ACTION)
+    held_anchor(reading(target=(sign * 0.99 * HELD_TOLERANCE, 0.0)), bundle())
     said = r"elbow is 0\.0000 rad, the target it holds -?0\.0505: at most 0\.05 apart is allowed"
     with pytest.raises(SafetyStop, match=said) as stop:
-        held_anchor(reading(target=(0.0, sign * 1.01 * HELD_TOLERANCE)), ACTION)
+        held_anchor(reading(target=(0.0, sign * 1.01 * HELD_TOLERANCE)), bundle())
     assert stop.value.kind == "held_target"
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_a_target_that_is_told_of_some_joints_only_stops(bad):
     with pytest.raises(SafetyStop, match=r"elbow is 0\.0000 rad, the target it holds") as stop:
-        held_anchor(reading(target=(0.0, bad)), ACTION)
+        held_anchor(reading(target=(0.0, bad)), bundle())
     assert stop.value.kind == "held_target"
 
 
 def test_a_held_target_beyond_a_limit_stops():
     said = r"elbow holds 0\.7100 rad, wanted \[-0\.5000, 0\.7000\] rad"
     with pytest.raises(SafetyStop, match=said) as stop:
-        held_anchor(reading(position=(0.0, 0.69), target=(0.0, 0.71)), ACTION)
+        held_anchor(reading(position=(0.0, 0.69), target=(0.0, 0.71)), bundle())
     assert stop.value.kind == "held_target"
 
 
 def test_a_held_target_beyond_a_limit_by_rounding_is_put_within():
-    anchor = held_anchor(reading(position=(0.0, 0.7), target=(0.0, 0.7 + 0.5 * TOLERANCE)), ACTION)
+    anchor = held_anchor(reading(position=(0.0, 0.7), target=(0.0, 0.7 + 0.5 * TOLERANCE)), bundle())
     assert anchor[1] == np.float32(0.7)
 
 
 def test_a_robot_that_does_not_tell_its_target_is_anchored_where_it_stands():
-    assert held_anchor(reading(position=(0.5, -0.25), target=UNTOLD), ACTION).tolist() == [0.5, -0.25]
+    assert held_anchor(reading(position=(0.5, -0.25), target=UNTOLD), bundle()).tolist() == [0.5, -0.25]
 
 
 @pytest.mark.parametrize("elbow", [0.7 + 0.9 * HELD_TOLERANCE, 0.7 + 1e-4])
 def test_one_that_stands_a_little_beyond_a_limit_is_anchored_at_the_limit(elbow):
-    assert held_anchor(reading(position=(0.0, elbow), target=UNTOLD), ACTION)[1] == np.float32(0.7)
+    assert held_anchor(reading(position=(0.0, elbow), target=UNTOLD), bundle())[1] == np.float32(0.7)
 
 
 @pytest.mark.parametrize("elbow", [0.7 + 1.1 * HELD_TOLERANCE, -0.5 - 1.1 * HELD_TOLERANCE, 2.0, *BAD])
 def test_one_that_stands_far_beyond_a_limit_stops_for_its_anchor_would_be_a_jump(elbow):
     with pytest.raises(SafetyStop, match=r"elbow stands at .* rad, wanted") as stop:
-        held_anchor(reading(position=(0.0, elbow), target=UNTOLD), ACTION)
+        held_anchor(reading(position=(0.0, elbow), target=UNTOLD), bundle())
     assert stop.value.kind == "held_target"
 
 
@@ -203,7 +213,7 @@ def test_one_that_stands_far_beyond_a_limit_stops_for_its_anchor_would_be_a_jump
 def test_an_anchor_is_within_limits_and_near_the_joints_or_there_is_none(position, target):
     with np.errstate(all="ignore"):
         try:
-            anchor = held_anchor(reading(position=position, target=target), ACTION)
+            anchor = held_anchor(reading(position=position, target=target), bundle())
         except SafetyStop:
             return
     assert (anchor >= np.float32(ACTION.position_lower)).all()
@@ -222,6 +232,21 @@ def test_a_start_that_no_episode_began_from_is_refused(elbow):
     with pytest.raises(SafetyStop, match=said) as stop:
         start_anchor(reading(position=(0.0, elbow)), bundle())
     assert stop.value.kind == "start"
+
+
+def test_legs_that_bear_a_body_rest_as_far_from_their_targets_as_the_bundle_says_and_no_farther():
+    legs = bundle(sag=[0.2, 0.0])
+    held = (0.3 + 0.9 * HELD_TOLERANCE, 0.0)
+    assert start_anchor(reading(position=(0.15, 0.0), target=held), legs)[0] == np.float32(held[0])
+    start_anchor(reading(position=(0.499, 0.0), target=(0.3, 0.0)), legs)
+    for position, target, said in (
+        ((0.0, 0.0), (0.26, 0.0), r"shoulder is 0\.0000 rad, .* holds 0\.2600: at most 0\.25 apart"),
+        ((0.0, 0.0), (0.2, 0.051), r"elbow is .* at most 0\.05 apart"),
+        ((0.501, 0.0), (0.3, 0.0), r"shoulder starts at 0\.5010 rad, wanted \[-0\.5000, 0\.5000\]"),
+        ((0.0, 0.301), (0.0, 0.3), r"elbow starts at 0\.3010 rad, wanted \[-0\.3000, 0\.3000\]"),
+    ):  # fmt: skip
+        with pytest.raises(SafetyStop, match=said):
+            start_anchor(reading(position=position, target=target), legs)
 
 
 def test_an_envelope_wider_than_the_limits_does_not_widen_them():

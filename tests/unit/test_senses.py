@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from robokd.sim2real.board import Board
 from robokd.sim2real.guard_link import State
 from robokd.sim2real.ladder import Rung
-from robokd.sim2real.robot import Frame, ImuReading
+from robokd.sim2real.robot import Frame, ImuReading, Order
 from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.senses import Senses, matched, wanted_s
 from robot_samples import felt_spec, proprio_spec
@@ -19,12 +19,18 @@ from robokd.specs import CameraSpec
 FRONT = CameraSpec(name="front", width=4, height=3, position_m=(0.1, 0.2, 0.3))
 
 
-def state(captured_s: float, position: float = 0.0, number: int = 0, imu: ImuReading | None = None) -> State:
+def state(
+    captured_s: float,
+    position: float = 0.0,
+    number: int = 0,
+    imu: ImuReading | None = None,
+    order: Order | None = None,
+) -> State:
     """Joints at a position and at minus that, at a rate of twice that."""
     row = np.array([position, -position], np.float32)
     return State(
         captured_s=captured_s, position=row, velocity=2 * row, anchor=row + np.float32(number), rate=row,
-        mode=Rung.FOLLOW, token=1, origin=number, imu=imu,
+        mode=Rung.FOLLOW, token=1, origin=number, imu=imu, order=order,
     )  # fmt: skip
 
 
@@ -109,7 +115,7 @@ class Link:
 
 
 BUNDLE = SimpleNamespace(
-    cameras={"front": FRONT}, observations={"proprio": proprio_spec()},
+    cameras={"front": FRONT}, observations={"proprio": proprio_spec()}, terms=frozenset(),
     manifest={
         "ages_s": {"proprio": 0.1, "front": 0.2}, "latency_s": {"proprio": [0, 0], "front": [0.0, 0.02]},
     },
@@ -127,8 +133,8 @@ def show(board: Board, captured_s: float, shade: int = 1) -> None:
     board.write(Frame(camera="front", captured_s=captured_s, image=np.full(FRONT.shape, shade, FRONT.dtype)))
 
 
-def senses(board: Board, *states: State, eyes=None, bundle=BUNDLE) -> Senses:
-    return Senses(bundle, Link(*states), board, eyes)  # type: ignore[arg-type]
+def senses(board: Board, *states: State, eyes=None, bundle=BUNDLE, velocity_command=()) -> Senses:
+    return Senses(bundle, Link(*states), board, eyes, velocity_command)  # type: ignore[arg-type]
 
 
 def test_a_reading_holds_the_newest_picture_and_the_joints_of_then(board):
@@ -186,7 +192,10 @@ def test_waiting_for_a_picture_ends_when_it_is_there_or_the_time_is_over(board):
 
 
 TURNING = SimpleNamespace(
-    cameras=BUNDLE.cameras, manifest=BUNDLE.manifest, observations={"proprio": felt_spec()}
+    cameras=BUNDLE.cameras,
+    manifest=BUNDLE.manifest,
+    observations={"proprio": felt_spec()},
+    terms=frozenset({"gyro", "gravity"}),
 )
 
 
@@ -217,3 +226,47 @@ def test_an_imu_that_is_too_old_or_not_there_stops_a_policy_that_reads_it(board)
     for told, said in ((imu(9.8), "imu is 0.2000 s old, at most 0.1 s"), (None, "the robot tells no IMU")):
         with pytest.raises(SafetyStop, match=f"stale_imu: .*{said}"):
             senses(board, state(10.0, imu=told), bundle=TURNING).read(lambda: 10.0)
+
+
+LED = SimpleNamespace(
+    cameras=BUNDLE.cameras, manifest=BUNDLE.manifest, observations=BUNDLE.observations,
+    terms=frozenset({"velocity_command", "clock"}),
+)  # fmt: skip
+
+
+def order(captured_s: float, ahead: float) -> Order:
+    return Order(captured_s=captured_s, velocity=np.array([ahead, 0, 0], np.float32))
+
+
+def test_a_policy_is_led_by_the_order_of_when_the_joints_were(board):
+    show(board, 9.99)
+    told = [state(at, order=order(at, ahead)) for at, ahead in ((9.99, 1.0), (10.03, 2.0))]
+    found = senses(board, *told, bundle=LED).read(lambda: 10.03, 0.75)
+    # joints are wanted of 10.01, when the first one still held
+    assert found.channels["velocity_command"].tolist() == [1, 0, 0]
+    assert found.captured_s["velocity_command"] == 9.99
+    assert found.channels["elapsed"].tolist() == [0.75]
+    assert found.captured_s["elapsed"] == 10.03
+
+
+def test_an_order_that_is_too_old_or_not_there_stops_a_policy_that_follows_it(board):
+    show(board, 9.99)
+    late = r"velocity_command is 0\.2000 s old, at most 0\.1 s"
+    for told, said in ((order(9.8, 1.0), late), (None, "the robot tells none")):
+        with pytest.raises(SafetyStop, match=f"stale_velocity_command: .*{said}"):
+            senses(board, state(10.0, order=told), bundle=LED).read(lambda: 10.0)
+
+
+def test_an_order_that_a_person_has_given_holds_whatever_the_robot_tells(board):
+    show(board, 9.99)
+    for told in (None, order(9.8, 1.0), order(10.0, 1.0)):
+        sight = senses(board, state(10.0, order=told), bundle=LED, velocity_command=(0.5, 0.0, -0.25))
+        found = sight.read(lambda: 10.0)
+        assert found.channels["velocity_command"].tolist() == [0.5, 0, -0.25]
+        assert found.channels["velocity_command"].dtype == np.float32
+
+
+def test_a_policy_that_follows_no_order_and_reads_no_clock_is_given_none(board):
+    show(board, 9.99)
+    found = senses(board, state(10.0, order=order(10.0, 1.0))).read(lambda: 10.0)
+    assert not {"velocity_command", "elapsed"} & set(found.channels)

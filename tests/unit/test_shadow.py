@@ -18,6 +18,7 @@ from robot_samples import (
     action_spec,
     camera_spec,
     described,
+    felt_spec,
     golden,
     graph,
     make_bundle,
@@ -174,3 +175,15 @@ def test_what_no_time_was_left_for_in_an_episode_is_not_asked_in_the_next(tmp_pa
     report = shadow.report()
     assert (report["ticks"], report["missed"]) == (1, 1)
     assert report["divergence_rad"]["elbow"]["max"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_policy_that_reads_what_the_first_is_not_given_is_refused(tmp_path, beside):
+    inputs = GRAPH_INPUTS | {"proprio": {"shape": [1, 12], "dtype": "float32"}}
+    data = graph(inputs=inputs)
+    felt = make_bundle(
+        tmp_path / "felt.robokd", data=data, samples=golden(data, inputs), graph=described(inputs),
+        observations={"proprio": to_dict(felt_spec())},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"felt\.robokd reads 'gravity', which .*beside\.robokd is not given"):
+        Shadow(felt, beside)
+    Shadow(felt, felt)
