@@ -23,7 +23,7 @@ TOUCH_N = 1.0  # from which a touch counts
 TILT = -0.4  # gravity along the trunk's z, above which it has fallen: 66 degrees
 STRIDE_S, LONGEST_S = 0.1, 0.4  # of a foot in the air: what lies between is paid
 SMOOTH_S = 0.25  # over which what is followed is averaged: a stride's own back and forth is no error
-SPEED_SCALE, TURN_SCALE = 0.45, 0.5  # m/s, rad/s off the command at which a third of the pay is left
+SPEED_SCALE, TURN_SCALE = 0.3, 0.4  # m/s, rad/s off the command at which a third of the pay is left
 # what a step leaves in the episode, and how many numbers it is
 TRACES = {
     "contact": 4, "air": 4, "landed": 4, "knocks": 1, "fallen": 1, "joint_vel": 12, "joint_change": 1,
@@ -36,9 +36,10 @@ class GaitCfg:
     """What a task's config inherits: what a second of walking is paid and charged."""
 
     clock_s: ClassVar[float] = trot.Gait().period  # of the clock that is observed: a stride of trot.py
-    speed_weight: float = 2.0  # of the commanded velocity
-    turn_weight: float = 1.0  # of the commanded turn
-    alive_weight: float = 0.5
+    speed_weight: float = 1.5  # of the commanded velocity
+    way_weight: float = 1.5  # of the share of the commanded speed that is gone along it: of standing still none
+    turn_weight: float = 0.8  # of the commanded turn
+    alive_weight: float = 0.2
     stride_weight: float = 1.0  # of a foot's time in the air beyond STRIDE_S, at touchdown
     trot_weight: float = 0.3  # of feet that touch with the one across, and not with the others
     bounce_weight: float = 1.0  # cost of the square of the vertical velocity
@@ -102,6 +103,7 @@ def rewards(cfg: GaitCfg, state: State, height: Tensor, dt: float) -> dict[str, 
     is_trot = first & second & (contact[:, 0] != contact[:, 1])
     terms = {
         "speed": torch.exp(-((episode["speed_off"][:, 0] / SPEED_SCALE) ** 2)),
+        "way": _way(episode["moved"][:, :2], episode["command"][:, :2]) * is_moving,
         "turn": torch.exp(-((episode["turn_off"][:, 0] / TURN_SCALE) ** 2)),
         "alive": torch.ones_like(is_moving),
         # paid at once for a time that went before, so not by the second
@@ -118,3 +120,9 @@ def rewards(cfg: GaitCfg, state: State, height: Tensor, dt: float) -> dict[str, 
         "knock": -episode["knocks"][:, 0],
     }  # fmt: skip
     return {name: dt * getattr(cfg, f"{name}_weight") * term for name, term in terms.items()}
+
+
+def _way(moved: Tensor, command: Tensor) -> Tensor:
+    """Return how much of the commanded speed is gone along the command, at most all of it: (N,) in [-1, 1]."""
+    squared = command.square().sum(1).clamp(min=0.1**2)
+    return ((moved * command).sum(1) / squared).clamp(-1.0, 1.0)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from robokd.tasks import cameras, dynamics, lift_starts, objects, panda
 from robokd.tasks.dynamics import DynamicsCfg
-from robokd.tasks.grasp import grasp, way
+from robokd.tasks.grasp import Grasp, grasp, way
 from robokd.tasks.lift_starts import OPEN_M
 from tensordict import TensorDict
 from torch import Tensor
@@ -42,9 +42,11 @@ LARGEST = {
     "camera_tilt_rad": 0.2, "joint_noise_rad": 0.05, "joint_step_rad": 0.5,
     "tolerance_m": 0.05, "hold_s": np.inf, "horizon_s": np.inf, "reach_weight": np.inf,
     "grasp_weight": np.inf, "lift_weight": np.inf, "hold_weight": np.inf, "action_rate_weight": np.inf,
-    "success_reward": np.inf,
+    "success_reward": np.inf, "lost_penalty": np.inf,
 }  # fmt: skip
 SIZES_M = 0.01, 0.035  # smallest half size, and the largest across which the hand can close
+TILT = 0.6  # cosine of how far an object may lean and not be lost
+ROAM_M, ROAM_RAD = 0.08, 0.2  # how far beyond the places of objects it may roll and not be lost
 SCRIPT_GAIN = 0.3  # of the scripted controller: share of the remaining way asked for in one control step
 MARK_M = 0.03  # radius of the mark
 MARK_AT = (0.36, 0.30)  # m
@@ -82,8 +84,9 @@ class LiftCfg(DynamicsCfg):
     grasp_weight: float = 0.06
     lift_weight: float = 0.08
     hold_weight: float = 0.03
-    action_rate_weight: float = 0.002  # cost of mean squared changes of the action
+    action_rate_weight: float = 0.01  # cost of mean squared changes of the action
     success_reward: float = 1.0
+    lost_penalty: float = 12.0  # more than what is left of the worst episode costs, discounted
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -338,6 +341,7 @@ class Lift:
             "hold": -cfg.hold_weight * (1 - torch.exp(-(off**2)) * grasped),
             "action_rate": -cfg.action_rate_weight * (change**2).mean(1),
             "success": cfg.success_reward * self.success(state).float(),
+            "lost": -cfg.lost_penalty * self._is_lost(state, seen).float(),
         }
 
     def success(self, state: State) -> Tensor:
@@ -345,8 +349,18 @@ class Lift:
         return state.episode["held"] >= self.cfg.hold_s - 1e-6
 
     def terminated(self, state: State) -> Tensor:
-        """See Task.terminated: success ends the episode."""
-        return self.success(state)
+        """See Task.terminated: success ends the episode, and an object that was knocked over or away."""
+        return self.success(state) | self._is_lost(state, grasp(state))
+
+    def _is_lost(self, state: State, seen: Grasp) -> Tensor:
+        """Return where nobody holds the object, and it lies on its side or far from where objects stand."""
+        sim, cfg, (x, y) = state.sim, self.cfg, seen.object[:, :2].unbind(1)
+        up = sim.get("xmat")[:, sim.model.body("object").id, 8].float()
+        rolls = state.episode["shape"][:, objects.ROLLING].sum(1) > 0  # and is none the worse for it
+        radius, azimuth = torch.hypot(x, y), torch.atan2(y, x).abs()
+        near, far = cfg.radius_m
+        is_away = (radius < near - ROAM_M) | (radius > far + ROAM_M) | (azimuth > cfg.azimuth_rad + ROAM_RAD)
+        return ~seen.is_grasped & (is_away | ((up < TILT) & ~rolls))
 
     def script(self, observations: TensorDict) -> Tensor:
         """Return actions (N, 8) in [-1, 1] that take a share of the way; the arm is slowed as a whole."""

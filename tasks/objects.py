@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHAPES = ("box", "cylinder", "sphere", "capsule", "compound")
 ROUND = slice(1, 3)  # of SHAPES: those that may be grasped from any side
+ROLLING = slice(2, 4)  # of SHAPES: those that do not stand
 GEOMS = ("object_box", "object_cylinder", "object_sphere", "object_capsule")
 GRAIN_M = 1e-3  # size of a geom that is not used
 NECK = 0.6  # radius of a compound's upper half, as a share of its width

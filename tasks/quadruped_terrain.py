@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from robokd.vision.sensor import Corruption
 
 # where the heights of the ground are scanned, from the trunk: ahead and to the left, m
-SCAN_X = tuple(round(-0.4 + 0.1 * i, 1) for i in range(12))
+SCAN_X = tuple(round(-0.35 + 0.05 * i, 2) for i in range(21))  # so near that no gap hides between them
 SCAN_Y = (-0.3, -0.15, 0.0, 0.15, 0.3)
 SCAN_LIMIT_M = 0.5  # beyond which a height says no more
-REACH_RAD = (0.4, 0.7, 0.7) * 4  # of a joint's target from the standing pose at |action| = 1
+REACH_RAD = (0.5, 1.0, 1.2) * 4  # of a joint's target from the standing pose at |action| = 1
 LOWEST_M = 0.1  # of the trunk, over height 0
 PUSH_S = 0.2  # how long a push lasts
 AIM_M = 1.5  # how far ahead whoever steers looks at the middle of the way
@@ -358,7 +358,7 @@ class QuadrupedTerrain:
     def _height(self, state: State) -> Tensor:
         """Return how high the trunk is over the ground beneath it (N, 1), m; a gap counts little."""
         scan = state.episode["scan"].unflatten(1, (len(SCAN_X), len(SCAN_Y)))
-        beneath = scan[:, 2:7, 1:4].flatten(1)  # within 20 cm ahead and behind
+        beneath = scan[:, 3:12, 1:4].flatten(1)  # within 20 cm ahead and behind
         beneath = torch.maximum(beneath, beneath.amax(1, keepdim=True) - 0.15)
         return state.sim.get("qpos")[:, 2:3].float() - beneath.mean(1, keepdim=True)
 

@@ -2,8 +2,8 @@
 
 A terrain is the top faces of its boxes: rectangles that may rise along x. What lies around them is the plane:
 at height 0, or a pit's bottom where one can fall. An episode has a kind, a difficulty and numbers of chance,
-and every world has a terrain of its own. At difficulty 1: slopes of 22 degrees, steps of 12 cm, gaps of up
-to 20 cm, stones 20 cm apart; above 1 it goes on in the same way.
+and every world has a terrain of its own. At difficulty 1: slopes of 17 degrees, steps of 10 cm, gaps of up
+to 15 cm, stones 15 cm apart; above 1 it goes on in the same way.
 Shapes: N worlds, B boxes, P points. m, rad. Frame: the world's; the robot begins near its origin.
 """
 
@@ -23,7 +23,7 @@ BOXES = 20  # of a world
 CHANCES = BOXES  # uniform numbers that a terrain is made from, one for each box
 START_M = 0.7  # the way is flat from behind the robot to here
 WIDTH_M = 3.0  # half, of the way
-SLOPE_RAD, RISE_M, GAP_M, JUMP_M = math.radians(22), 0.12, 0.2, 0.04  # at difficulty 1
+SLOPE_RAD, RISE_M, GAP_M, JUMP_M = math.radians(17), 0.10, 0.15, 0.04  # at difficulty 1
 RAMP_M, PLATEAU_M = 1.5, 1.0  # of a slope: up, on top, down
 STEPS, TREAD_M = 6, 0.3  # of stairs, up and down
 PLATFORMS, PLATFORM_M = 5, (0.7, 1.0)  # between gaps

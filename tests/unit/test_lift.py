@@ -154,6 +154,27 @@ def test_no_stage_is_paid_for_waiting():
         assert torch.equal(success > 0, env.task.success(env.state))
 
 
+@pytest.mark.parametrize(
+    ("shape", "moved", "turned", "is_lost"),
+    [
+        ("box", 0.0, 0.0, False), ("box", 0.0, 1.2, True), ("cylinder", 0.0, 1.2, True),
+        ("sphere", 0.0, 1.2, False), ("capsule", 0.0, 1.2, False), ("sphere", 0.4, 0.0, True),
+    ],
+)  # fmt: skip
+def test_an_object_that_was_knocked_over_or_away_ends_the_episode_at_a_price(shape, moved, turned, is_lost):
+    env = make(shapes=(shape,))
+    before = sum(env.task.reward(env.state).values())
+    qpos = env.state.sim.get("qpos").clone()
+    qpos[:, 9] += moved
+    qpos[:, 12:16] = torch.tensor([math.cos(turned / 2), math.sin(turned / 2), 0.0, 0.0])
+    env.state.sim.set("qpos", qpos, torch.ones(8, dtype=torch.bool))
+    env.state.sim.forward()
+    assert env.task.terminated(env.state).tolist() == [is_lost] * 8
+    assert not env.task.success(env.state).any()
+    cost = before - sum(env.task.reward(env.state).values())
+    assert ((cost > 10.0) == is_lost).all()
+
+
 def test_a_control_step_and_a_reset_ask_the_device_for_nothing(monkeypatch):
     env = make(4, reference_share=0.5)
     task, state = env.task, env.state

@@ -248,8 +248,8 @@ def test_the_weights_of_the_reward_are_fields_of_the_task():
     terms = env.task.reward(env.state)
     fields = {field.name for field in dataclasses.fields(gait.GaitCfg)}
     assert {f"{name}_weight" for name in terms} == fields
-    # at rest the whole of "alive" is paid in every step: 0.5 / s
-    assert terms["alive"].tolist() == pytest.approx([0.5 * 0.024] * 4)
+    # at rest the whole of "alive" is paid in every step: 0.2 / s
+    assert terms["alive"].tolist() == pytest.approx([0.2 * 0.024] * 4)
 
 
 def test_a_step_in_the_air_is_paid_when_the_foot_lands():
