@@ -37,7 +37,7 @@ class GaitCfg:
 
     clock_s: ClassVar[float] = trot.Gait().period  # of the clock that is observed: a stride of trot.py
     speed_weight: float = 1.5  # of the commanded velocity
-    way_weight: float = 1.5  # of the share of the commanded speed that is gone along it: of standing still none
+    way_weight: float = 1.5  # of the share of the commanded speed that is gone along it
     turn_weight: float = 0.8  # of the commanded turn
     alive_weight: float = 0.2
     stride_weight: float = 1.0  # of a foot's time in the air beyond STRIDE_S, at touchdown
@@ -123,6 +123,6 @@ def rewards(cfg: GaitCfg, state: State, height: Tensor, dt: float) -> dict[str, 
 
 
 def _way(moved: Tensor, command: Tensor) -> Tensor:
-    """Return how much of the commanded speed is gone along the command, at most all of it: (N,) in [-1, 1]."""
+    """Return which share of the commanded speed is gone along the command, (N,) in [-1, 1]."""
     squared = command.square().sum(1).clamp(min=0.1**2)
     return ((moved * command).sum(1) / squared).clamp(-1.0, 1.0)
