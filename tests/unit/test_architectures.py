@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from robokd import UserError
-from robokd.nets.cnn import KeypointEncoder
+from robokd.nets.cnn import KeypointEncoder, relief
 from robokd.nets.pictures import rays
 from robokd.nets.pointnet import PointEncoder, grid
 from robokd.nets.votes import Votes
@@ -51,7 +51,7 @@ def test_the_cnn_keeps_the_weights_that_its_checkpoints_have():
     )  # fmt: skip
     student = CnnCfg().build(interface)
     front = {
-        "sharpness": (), "stem.weight": (12, 1, 6, 6), "stem.bias": (12,), "body.0.weight": (16, 12, 3, 3),
+        "sharpness": (), "stem.weight": (12, 2, 6, 6), "stem.bias": (12,), "body.0.weight": (16, 12, 3, 3),
         "body.0.bias": (16,), "body.1.weight": (16, 16, 3, 3), "body.1.bias": (16,),
         "attention.weight": (16, 16, 1, 1), "attention.bias": (16,),
     }  # fmt: skip
@@ -67,7 +67,7 @@ def test_the_cnn_keeps_the_weights_that_its_checkpoints_have():
     found = {key: tuple(value.shape) for key, value in student.state_dict().items()}
     assert list(found.items()) == list(expected.items())  # in order: an optimiser's state counts them
     assert student.feature_size == 128 + 48 + 3
-    assert sum(value.numel() for value in student.parameters()) == 74_679
+    assert sum(value.numel() for value in student.parameters()) == 75_111
 
 
 def test_a_profile_fills_what_is_not_set_and_nothing_else():
@@ -140,6 +140,18 @@ def test_key_points_of_colour_are_the_ray_of_what_stands_out():
     assert torch.allclose(eye(picture)[0], expected, atol=1e-4)
     assert expected[1] > 0  # above the middle
     assert expected[0] > 0  # right of the middle
+
+
+def test_a_plane_that_recedes_has_no_relief_and_what_stands_on_it_has():
+    down = torch.linspace(0.9, 0.1, 60)[:, None].expand(60, 76)
+    table = torch.stack((down, down.flip(0)))[:, None] + torch.linspace(0, 0.1, 76)
+    found = relief(table)
+    assert found.shape == table.shape
+    inner = slice(8, -8)
+    assert found[..., inner, inner].abs().max() < 1e-4
+    table[:, :, 30:34, 40:44] -= 0.05  # 5 cm of a camera's metre, nearer
+    bump = relief(table)[:, 0, 30:34, 40:44]
+    assert (bump < -0.3).all()
 
 
 # pointnet
