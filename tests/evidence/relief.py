@@ -3,8 +3,8 @@
     python -m tests.evidence.relief results/relief.json      four minutes on a core
 
 Task lift, the front camera at the begin of 4096 episodes, an eighth of them held out; the tiny profile's
-encoder and a small head, 600 gradient steps of 256 pictures, three seeds. Numbers: m, from where the object is
-said to be to where it is, on held-out pictures; `known` is what the mean place of all is off.
+encoder and a small head, 600 gradient steps of 256 pictures, three seeds. Numbers: m, from where the object
+is said to be to where it is, on held-out pictures; `known` is what the mean place of all is off.
 """
 
 from __future__ import annotations
