@@ -13,7 +13,7 @@ ENDINGS := nan,policy_kill,policy_stop,camera_kill,camera_stop,guard_kill,guard_
 .PHONY: help demo test test-slow test-isaaclab test-mjlab soak format lint types build
 
 help:  ## what can be made
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z%-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(RUN_STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robokd needs Python 3.11 or newer, got " + sys.version)'
@@ -58,6 +58,10 @@ soak: $(DEV_STAMP)  ## hours of faults and fuzzing; BUNDLE=… is what is deploy
 	$(VENV)/bin/robokd faults bundle=$(BUNDLE) cases=[$(ENDINGS)] messages=30 processes=30 \
 		out=results/faults_processes.json
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m tests.evidence.fuzz 600 results/fuzz.json
+
+evidence-%: $(DEV_STAMP)  ## hours: teacher, students and controls of a task (evidence-lift); goes on where it was
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m tests.evidence.suite $* $(WAYS)
+	$(VENV)/bin/robokd report runs=results out=results/table.md
 
 format: $(DEV_STAMP)  ## rewrite by the style
 	$(VENV)/bin/ruff check --fix .
