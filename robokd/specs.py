@@ -29,15 +29,18 @@ LATER = ("offset", "units")  # fields of ActionSpec that older contracts lack: n
 # what a robot's drivers tell -> unit; of every joint, or see ELEMENTS (sim2real/robot.py)
 CHANNELS = {
     "joint_pos": "rad", "joint_vel": "rad/s", "gyro": "rad/s", "gravity": "1",
-    "velocity_command": "m/s, m/s, rad/s",
+    "velocity_command": "m/s, m/s, rad/s", "velocity": "m/s",
 }  # fmt: skip
 IMU_CHANNELS, AXES = ("gyro", "gravity"), ("x", "y", "z")
-# what is not of the joints: measured by an IMU, ordered by whoever leads the robot, or reckoned from the time
-# since the episode's begin
+# what is not of the joints: measured by an IMU or (velocity) by odometry, ordered by whoever leads the robot,
+# or reckoned from the time since the episode's begin
 ELEMENTS = {
-    **dict.fromkeys(IMU_CHANNELS, AXES), "velocity_command": ("ahead", "left", "turn"),
+    **dict.fromkeys((*IMU_CHANNELS, "velocity"), AXES), "velocity_command": ("ahead", "left", "turn"),
     "clock": ("sin", "cos"),
 }  # fmt: skip
+# commands of a body without joints that flies -> unit; the rates about its x, y, z
+FLIGHT = {"roll_rate": "rad/s", "pitch_rate": "rad/s", "yaw_rate": "rad/s", "thrust": "N"}
+RATE_UNITS = {"rad": "rad/s", "m": "m/s", "rad/s": "rad/s^2", "N": "N/s"}  # of a command -> of its rate
 Array = TypeVar("Array", np.ndarray, "Tensor")
 ToArray = Callable[[tuple[float, ...]], Any]  # a row of numbers -> its array
 
@@ -196,6 +199,16 @@ class ActionSpec:
     def size(self) -> int:
         """A."""
         return len(self.names)
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """Names of the joints that are told positions; none of a body that is commanded otherwise."""
+        return self.names if set(self.units) <= {"rad", "m"} else ()
+
+    @property
+    def flies(self) -> bool:
+        """Whether the commands are FLIGHT's."""
+        return tuple(zip(self.names, self.units, strict=False)) == tuple(FLIGHT.items())
 
     @property
     def is_decoded(self) -> bool:

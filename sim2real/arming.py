@@ -18,6 +18,10 @@ def check_arm(robot: Robot, bundle: Bundle, config: DeployConfig) -> None:
     if not robot.is_hardware:
         return
     check_trust(bundle, is_hardware=True)
+    if not bundle.action.joints:
+        raise UserError(
+            f"{bundle.path} is for no joints: robot={config.robot.name} takes nothing but positions"
+        )
     least, alone_s = bundle.action.control_dt, robot.command_timeout_s
     if config.arm and robot.stop_key not in HOW:
         raise UserError(f"arm=true is refused: {unknown('stop key', robot.stop_key, HOW)}")

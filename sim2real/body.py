@@ -50,14 +50,18 @@ class Body(Protocol):
         ...
 
     def sense(self) -> dict[str, np.ndarray]:
-        """Return CHANNELS: joint_pos and joint_vel (A,), and what else there is, (3,) each.
+        """Return CHANNELS: joint_pos and joint_vel (J,) if it has joints, and what else there is, (3,) each.
 
-        gyro and gravity of an IMU; velocity_command, where the task leads the robot.
+        gyro and gravity of an IMU, velocity of odometry; velocity_command, where the task leads the robot.
         """
         ...
 
+    def fend(self, target: np.ndarray) -> np.ndarray:
+        """Return what it does by itself when nobody commands it any more, (A,), the last being `target`."""
+        ...
+
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the true positions, rad, and speeds, rad/s, of the joints (A,)."""
+        """Return the true positions, rad, and speeds, rad/s, of the joints (J,)."""
         ...
 
     def is_success(self) -> bool:

@@ -247,7 +247,8 @@ def started(config: DeployConfig, bundle: Bundle, connect: Connect = pair) -> It
             plant.start()
         # a file that is exchanged meanwhile is refused
         said = words("deploy", dataclasses.replace(config, sha256=bundle.sha256))
-        link = GuardLink(said, bundle.action.size, plant.joints if plant else None, connect)
+        action, reached = bundle.action, plant.joints if plant else None
+        link = GuardLink(said, action.size, reached, connect, len(action.joints))
         ends.callback(link.stop)
         board = Board(bundle.cameras)
         ends.callback(board.close)
@@ -296,9 +297,12 @@ def check_task(config: DeployConfig, bundle: Bundle) -> None:
     """Refuse a bundle for another task than the one that is asked for."""
     if config.task and config.task != bundle.manifest["task"]:
         raise UserError(f"{bundle.path} is for task={bundle.manifest['task']}, not for task={config.task}")
-    if others := sorted(set(bundle.action.units) - {"rad", "m"}):
-        got = f"{bundle.path}: its commands are in {', '.join(others)}"
-        raise UserError(f"{got}. Robots of this runtime take joint positions, in rad or m")
+    if not bundle.action.joints:
+        got = f"{bundle.path}: its commands are in {', '.join(dict.fromkeys(bundle.action.units))}"
+        if not (bundle.action.flies and is_simulated(config)):
+            raise UserError(f"{got}. robot={config.robot.name} takes joint positions, in rad or m")
+        if config.home:
+            raise UserError(f"{got}: home=true would send joints home, and it has none")
     if config.velocity_command and "velocity_command" not in bundle.terms:
         said = ",".join(f"{number:g}" for number in config.velocity_command)
         raise UserError(f"velocity_command=[{said}]: the policy of {bundle.path} follows none")

@@ -78,6 +78,10 @@ class ForeignWorld:
         """See Body.sense."""
         return {"joint_pos": self._position, "joint_vel": self._velocity}
 
+    def fend(self, target: np.ndarray) -> np.ndarray:
+        """See Body.fend: joints hold."""
+        return target
+
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
         """See Body.truth."""
         return self._position, self._velocity

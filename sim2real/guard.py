@@ -4,8 +4,8 @@
 
 A command passes: whole -> newer than the last -> finite -> (the first one) within reach -> position,
 velocity, acceleration and jerk limits over the guard's own times. If commands stop, the ladder is walked
-(ladder.py), whatever became of the process that sent them. It ignores Ctrl-C: the policy process tells it to
-stop, or is gone. Shapes: A joints; rad, rad/s, s on time.monotonic().
+(ladder.py, rest.py), whatever became of the process that sent them. It ignores Ctrl-C: the policy process
+tells it to stop, or is gone. Shapes: A commands, see robot.py; rad, rad/s, s on time.monotonic().
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from robokd.sim2real import safety
 from robokd.sim2real.arming import check_arm
 from robokd.sim2real.grid import SHORTEST, Grid
 from robokd.sim2real.guard_link import ACCOUNT
+from robokd.sim2real.interrupts import TERMINAL_SIGNALS
 from robokd.sim2real.ladder import Ladder, Patience, Rung
 from robokd.sim2real.limiter import Bounds, Limiter
-from robokd.sim2real.packets import REASONS, Channel, Kind, Packet, imu_values, order_values
+from robokd.sim2real.packets import REASONS, Channel, Kind, Packet, told_values
 from robokd.sim2real.process import GUARD_PRIORITY, pin, print_error, prioritise, quantiles
+from robokd.sim2real.rest import rest_of
 from robokd.sim2real.robot import UNTOLD, Command, JointReading, Robot
 from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.stop_key import KEY_S, StopKey
@@ -47,11 +49,6 @@ HOMING_SPEED = 0.15  # share of the velocity limit
 HOME_S = 0.5  # that a policy may not have said that it still wants the robot home
 LATEST = 2  # control periods from when a command was sent until it is too old to be followed
 HOMING_ERROR = 0.2  # rad that a joint may lag behind while it goes home, beside what it rests apart
-# a terminal's, for all of the deployment: interrupted, closed, or given to the shell when the policy process
-# is frozen, it would end or freeze the guard with the robot at speed
-TERMINAL_SIGNALS = (
-    signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU
-)  # fmt: skip
 ANSWER_S = 2.0  # for the policy process to take the last packets
 
 
@@ -67,7 +64,7 @@ class Guard:
         self.limiter = Limiter(Bounds.of(self.action, bundle.manifest["robot"], speed=config.guard.speed))
         period = self.action.control_dt
         patience = Patience(late_s=config.guard.late * period, rest_s=config.guard.stop_after_s)
-        self.ladder, self.grid = Ladder(patience), Grid(period)
+        self.ladder, self.grid, self.rest = Ladder(patience), Grid(period), rest_of(bundle)
         self.tick_s, self.budget_s = 1 / config.guard.rate_hz, safety.joints_budget_s(bundle)
         self.counts: Counter[str] = Counter()
         self.added_s: list[float] = []  # from when the policy sent a command until the robot had it
@@ -203,7 +200,7 @@ class Guard:
         if token == self._token or (self._asked is not None and token == self._asked[0]):
             return
         if home is not None:
-            safety.check_command(home)
+            safety.check_home(home, self.action)
         self.key.begin()
         self._asked = token, home, now + KEY_S
 
@@ -246,7 +243,7 @@ class Guard:
         self.channel.send(
             Kind.STATE, token=self._token, mode=self.ladder.rung, captured_s=reading.captured_s,
             position=reading.position, velocity=reading.velocity, anchor=limiter.position, rate=limiter.rate,
-            origin=self._origin, **imu_values(reading.imu), **order_values(reading.order),
+            origin=self._origin, **told_values(reading),
         )  # fmt: skip
         return reading
 
@@ -266,7 +263,8 @@ class Guard:
         # at rest the target is told again and again, or the robot's own timeout would let it go
         if rung in (Rung.SLOW, Rung.REST) and is_due:
             stamp, step = self.grid.next(now)
-            moved, _ = limiter.brake(step)
+            imu = None if self.reading is None else self.reading.imu
+            moved = self.rest.next(limiter, imu, now, step)
             self._send(stamp, step, 0, moved, moved, ())
         if rung == Rung.STOP:
             self._is_over = True
@@ -278,12 +276,13 @@ class Guard:
         if now - sent_s > LATEST * self.grid.period_s:  # this process was frozen
             self.counts["command_stale"] += 1
             return
+        self.rest.begin()
         stamp, step = self.grid.next(now, has_waited=self.grid.release_s(arrived_s) > arrived_s)
         moved, reasons = self.limiter.limit(target, step)
         self.added_s.append(self._send(stamp, step, number, target, moved, reasons) - sent_s)
 
     def _is_at_rest(self) -> bool:
-        return not (self.limiter.rate.any() or self.limiter.acceleration.any())
+        return self.rest.is_at_rest(self.limiter)
 
     def _go_home(self, now: float) -> None:
         """Send the next target of a slow way home."""
@@ -345,7 +344,8 @@ def main(argv: list[str]) -> int:
     try:
         config = compose("deploy", words)
         bundle = read_bundle(config.bundle, config.sha256)
-        channel = Channel(socket.socket(fileno=int(policy)), bundle.action.size)
+        sizes = bundle.action.size, len(bundle.action.joints)
+        channel = Channel(socket.socket(fileno=int(policy)), *sizes)
         pin(config.runtime.cores, 1)
         if config.runtime.fifo:
             prioritise([0], GUARD_PRIORITY)

@@ -1,6 +1,6 @@
 """The guard as the policy process sees it: a child that has the robot, at the other end of a channel.
 
-Shapes: A joints; rad, rad/s, s on time.monotonic().
+Shapes: A commands, J joints (see robot.py); rad, rad/s, s on time.monotonic().
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from robokd.sim2real.ladder import Rung
 from robokd.sim2real.log import Sent
-from robokd.sim2real.packets import BACKLOG, REASONS, Channel, Kind, imu_of, order_of, pair
+from robokd.sim2real.packets import BACKLOG, REASONS, Channel, Kind, pair, told_of
 from robokd.sim2real.process import Process
-from robokd.sim2real.robot import ImuReading, Order
+from robokd.sim2real.robot import ImuReading, Odometry, Order
 from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.stop_key import KEY_S
 
@@ -40,8 +40,8 @@ class State:
     """How the robot was, and what the guard did, at one time."""
 
     captured_s: float
-    position: np.ndarray  # (A,) float32 rad
-    velocity: np.ndarray  # (A,) float32 rad/s
+    position: np.ndarray  # (J,) float32 rad
+    velocity: np.ndarray  # (J,) float32 rad/s
     anchor: np.ndarray  # (A,) float32 rad, the target that the next command is limited from
     rate: np.ndarray  # (A,) float32 rad/s, how fast that one is moving
     mode: Rung
@@ -49,6 +49,7 @@ class State:
     origin: int  # number of the last command that it has taken
     imu: ImuReading | None = None
     order: Order | None = None
+    odometry: Odometry | None = None
 
 
 class GuardLink:
@@ -63,8 +64,12 @@ class GuardLink:
         size: int,
         robot: socket.socket | None = None,
         connect: Callable[[], tuple[socket.socket, socket.socket]] = pair,
+        joints: int | None = None,
     ) -> None:
-        """Start the guard; `words` are those of deploy, `robot` is what a simulated robot is reached by."""
+        """Start the guard; `words` are those of deploy, `robot` is what a simulated robot is reached by.
+
+        `size` and `joints` are those of `packets.layouts`.
+        """
         ours, theirs = connect()
         link = -1 if robot is None else robot.fileno()
         with theirs:
@@ -72,7 +77,7 @@ class GuardLink:
             self.process = Process("guard", MODULE, said, [theirs.fileno(), *([link] if robot else [])])
         if robot is not None:
             robot.close()  # only the guard is to reach the robot
-        self.channel = Channel(ours, size)
+        self.channel = Channel(ours, size, joints)
         self.states: deque[State] = deque(maxlen=REMEMBERED)
         self.sents: list[Sent] = []  # since they were last taken away
         self.report: dict[str, Any] = {}
@@ -202,8 +207,7 @@ class GuardLink:
                 self.states.append(State(
                     captured_s=float(row["captured_s"]), position=row["position"], velocity=row["velocity"],
                     anchor=row["anchor"], rate=row["rate"], mode=Rung(int(row["mode"])),
-                    token=int(row["token"]), origin=int(row["origin"]), imu=imu_of(row),
-                    order=order_of(row),
+                    token=int(row["token"]), origin=int(row["origin"]), **told_of(row),
                 ))  # fmt: skip
             elif packet.kind == Kind.SENT:
                 mask = int(row["reasons"])

@@ -10,6 +10,11 @@ from types import FrameType
 from typing import NoReturn
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# a terminal's, for all of the deployment: interrupted, closed, or given to the shell when the policy process
+# is frozen, it would end or freeze the guard with the robot at speed
+TERMINAL_SIGNALS = (
+    signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU
+)  # fmt: skip
 
 
 class Terminated(KeyboardInterrupt):

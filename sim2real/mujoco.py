@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from robokd.sim2real.packets import BACKLOG, Channel, Kind, imu_of, order_of, pair
+from robokd.sim2real.packets import BACKLOG, Channel, Kind, pair, told_of
 from robokd.sim2real.process import Process
 from robokd.sim2real.robot import Command, Frame, JointReading
 from robokd.sim2real.safety import SafetyStop
@@ -72,7 +72,7 @@ class MujocoJoints:
     def __init__(self, cfg: MujocoRobotCfg, bundle: Bundle, link: socket.socket) -> None:
         self.command_timeout_s: float | None = cfg.command_timeout_s
         self._timeout_s = cfg.reply_timeout_s
-        self._channel = Channel(link, bundle.action.size)
+        self._channel = Channel(link, bundle.action.size, len(bundle.action.joints))
         self._newest: JointReading | None = None
 
     def connect(self) -> None:
@@ -115,7 +115,7 @@ class MujocoJoints:
                 self._newest = JointReading(
                     captured_s=float(row["captured_s"]), position=row["position"], velocity=row["velocity"],
                     target=row["target"], sequence=int(row["sequence"]), strangers=int(row["strangers"]),
-                    imu=imu_of(row), order=order_of(row),
+                    **told_of(row),
                 )  # fmt: skip
 
 
@@ -281,7 +281,9 @@ def check_simulated(manifest: Mapping[str, Any], path: str | Path) -> None:
 
 
 def check_fixed(bundle: Bundle) -> None:
-    """Refuse a robot whose base floats: how its joints move is not told by their commands alone."""
+    """Refuse a robot without joints, and one whose base floats: commands do not tell how its joints move."""
+    if not bundle.action.joints:
+        raise UserError(f"{bundle.path}: a body that flies has no joints, whose motion is what is looked at")
     if bundle.manifest["robot"]["sag"] is not None:
         why = "its joints bear a body that floats, and what they do depends on where that is"
         raise UserError(f"{bundle.path}: {why}, which no log tells")

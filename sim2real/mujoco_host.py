@@ -30,8 +30,9 @@ import torch
 from robokd.sim2real.body import Body, check_fits, one_world
 from robokd.sim2real.foreign_world import ForeignWorld
 from robokd.sim2real.mujoco import check_simulated
-from robokd.sim2real.packets import Channel, Kind, order_values
-from robokd.sim2real.robot import Command, Order
+from robokd.sim2real.packets import Channel, Kind
+from robokd.sim2real.rest import levelling, sinking
+from robokd.sim2real.robot import Command
 from robokd.sim2real.robot_account import RobotAccount
 from robokd.sim2real.wire import Outbox, Say, Wire, frame_layout, message
 from tensordict import TensorDict
@@ -42,12 +43,16 @@ from robokd.env.native import NativeEnv
 from robokd.files import write_atomic
 from robokd.memory import peak_rss_mb
 from robokd.registry import load_plugins
-from robokd.specs import CHANNELS, IMU_CHANNELS, ActionSpec, from_dict
+from robokd.specs import CHANNELS, ActionSpec, from_dict
 
 OPEN_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 1.0
 PHYSICS_DT = 2e-3  # s, at most: a robot's body does not wait for the policy's simulation
 SPEAK_S = 4e-3  # how often the joints are told
+TOLD = {  # channel -> the fields of a JOINTS that hold it and its time
+    "gyro": ("gyro", "imu_s"), "gravity": ("gravity", "imu_s"), "velocity_command": ("order", "order_s"),
+    "velocity": ("moving", "odometry_s"),
+}  # fmt: skip
 SETTLE_S = 1.0  # after the last command between episodes, until the world stands still
 
 
@@ -57,13 +62,19 @@ class World:
     def __init__(self, setup: dict[str, Any]) -> None:
         self.env = build_env(setup)
         env = self.env
-        self.joints, self.sim = env.action_spec.names, str(setup["sim_config"]["part"])
+        self.joints, self.sim = env.action_spec.joints, str(setup["sim_config"]["part"])
         self.cameras = {name: env.camera_specs[name] for name in setup["cameras"]}
         self.dt, self.substeps = env.sim.physics_dt, env.substeps
         model = env.sim.model
         self._position_ids = [int(model.joint(name).qposadr[0]) for name in self.joints]
         self._velocity_ids = [int(model.joint(name).dofadr[0]) for name in self.joints]
-        self._slices = env.obs_specs["proprio"].slices()
+        self._hover = np.array(env.task.start_envelope()[0]) if env.action_spec.flies else None
+        specs = {name: env.obs_specs[name] for name in env.groups if name in env.obs_specs}
+        self._places = {  # of each channel: its group, and where in it
+            term: (name, where)
+            for name, spec in specs.items() for term, where in spec.slices().items() if term in CHANNELS
+        }  # fmt: skip
+        self._groups = list(specs)
         self.begin(0)
         self.step(self.hold())  # compiles what is compiled on first use
 
@@ -90,22 +101,33 @@ class World:
     def step(self, target: np.ndarray) -> bool:
         """See Body.step."""
         env, state = self.env, self.env.state
+        if (
+            self.steps % self.substeps == 0
+        ):  # as in training, where what changes with time is of the step's end
+            state.step = state.step + 1
         state.command = torch.from_numpy(target)[None]
         env.sim.step(env.task.control(state.command, state), 1)
         self._has_diverged |= bool(env.sim.diverged()[0])  # the engine resets such a world in silence
         self.steps += 1
         if is_control_step := self.steps % self.substeps == 0:
             # timers, goal and time are judged when training judges them, not at every substep
-            state.step = state.step + 1
             env.task.progress(state, self.substeps * self.dt)
             self._take(env.observe())
         else:
-            self._proprio = env.task.observe("proprio", state)[0].numpy()
+            self._feel({name: env.task.observe(name, state) for name in self._groups})
         return is_control_step
 
     def sense(self) -> dict[str, np.ndarray]:
         """See Body.sense."""
-        return {name: self._proprio[self._slices[name]] for name in CHANNELS if name in self._slices}
+        return self._sensed
+
+    def fend(self, target: np.ndarray) -> np.ndarray:
+        """See Body.fend: joints hold, and the flight controller levels the body and sinks."""
+        if self._hover is None or "gravity" not in self._sensed:
+            return target
+        asked = levelling(self._sensed["gravity"], sinking(self._hover))
+        spec = self.env.action_spec
+        return np.clip(asked, spec.position_lower, spec.position_upper).astype(np.float32)
 
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
         """See Body.truth."""
@@ -125,10 +147,15 @@ class World:
         return is_late or bool(env.task.terminated(env.state)[0])
 
     def _take(self, observations: TensorDict) -> None:
-        self._proprio = observations["proprio"][0].numpy()
+        self._feel({name: observations[name] for name in self._groups})
         self.pictures = {name: observations[name][0].numpy() for name in self.cameras}
         eyes = self.env.eyes
         self.ages_s = {name: float(eyes.ages_s[name][0]) for name in self.cameras} if eyes else {}
+
+    def _feel(self, groups: dict[str, torch.Tensor]) -> None:
+        """Keep what the sensors give, of the 1-D groups as they are now."""
+        rows = {name: value[0].numpy() for name, value in groups.items()}
+        self._sensed = {term: rows[name][where] for term, (name, where) in self._places.items()}
 
 
 def open_body(setup: dict[str, Any]) -> Body:
@@ -145,7 +172,7 @@ def build_env(setup: dict[str, Any]) -> NativeEnv:
         raise UserError(f"{why}: there is no model of its robot for MuJoCo")
     env = config.task.build(
         sim=config.sim, renderer=config.renderer, corrupt=config.corrupt,
-        setup=one_world(setup, ("proprio", *setup["cameras"])),
+        setup=one_world(setup, dict.fromkeys(("proprio", *setup["observations"], *setup["cameras"]))),
     )  # fmt: skip
     check_fits(setup, env)
     return env
@@ -227,6 +254,8 @@ class Host:
             while self._coming and self._coming[0][0] <= self._begun_s + world.dt / 2:
                 _, self._target = self._coming.popleft()
             self._begun_s += world.dt
+            if account.is_left:
+                self._target = world.fend(self._target)
             has_seen = world.step(self._target)
             if self._is_running:
                 account.measure(*world.truth(), self._begun_s, late)
@@ -244,13 +273,15 @@ class Host:
     def _say_joints(self) -> None:
         sensed = self.world.sense()
         self._spoken_s = self._begun_s
-        imu = {name: sensed[name] for name in IMU_CHANNELS if name in sensed}
-        velocity = sensed.get("velocity_command")
-        order = None if velocity is None else Order(captured_s=self._begun_s, velocity=velocity)
+        nothing = np.zeros(0, np.float32)
+        position, velocity = (sensed.get(name, nothing) for name in ("joint_pos", "joint_vel"))
+        told: dict[str, Any] = {}
+        for name, (field, moment) in TOLD.items():
+            if name in sensed:
+                told |= {field: sensed[name], moment: self._begun_s}
         self.joints.send(
-            Kind.JOINTS, captured_s=self._begun_s, position=sensed["joint_pos"], velocity=sensed["joint_vel"],
-            target=self._coming[-1][1] if self._coming else self._target, sequence=self._sequence,
-            imu_s=self._begun_s if imu else 0.0, **imu, **order_values(order),
+            Kind.JOINTS, captured_s=self._begun_s, position=position, velocity=velocity,
+            target=self._coming[-1][1] if self._coming else self._target, sequence=self._sequence, **told,
         )  # fmt: skip
 
     def _show(self) -> None:
@@ -316,7 +347,8 @@ def main(argv: list[str]) -> int:
             world = open_body(setup)
             spec = from_dict(ActionSpec, setup["action"])
             account = RobotAccount(spec, setup["robot"], setup["command_timeout_s"])
-            host = Host(wire, Channel(joints, spec.size), cameras, world, account)
+            line = Channel(joints, spec.size, len(spec.joints))
+            host = Host(wire, line, cameras, world, account)
             gc.collect()
             gc.freeze()
             gc.disable()

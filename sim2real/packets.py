@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from robokd.sim2real.robot import ImuReading, Order
+from robokd.sim2real.robot import ImuReading, JointReading, Odometry, Order
 
 MAGIC, VERSION = 0x6B626F72, 2
 REASONS = ("position", "velocity", "acceleration", "jerk", "shadow")  # bits of SENT: why it is another
@@ -49,34 +49,37 @@ class Kind(enum.IntEnum):
     JOINTS = 33  # joints_layout: what the simulated robot measures
 
 
-def layouts(size: int) -> dict[Kind, np.dtype[np.void]]:
-    """Return the layout of every kind that has one, for so many joints; rad, rad/s, s."""
-    joints = ("<f4", (size,))
-    # a time of 0: the robot has no IMU, or nobody tells it where to go
+def layouts(size: int, joints: int | None = None) -> dict[Kind, np.dtype[np.void]]:
+    """Return the layout of every kind that has one, for so many commands; rad, rad/s, s.
+
+    `joints` are as many, or 0 of a body that has none.
+    """
+    commands, measured = ("<f4", (size,)), ("<f4", (size if joints is None else joints,))
+    # a time of 0: the robot has no IMU, nobody tells it where to go, or it has no odometry
     told = [
         ("imu_s", "<f8"), ("gyro", "<f4", (3,)), ("gravity", "<f4", (3,)),
-        ("order_s", "<f8"), ("order", "<f4", (3,)),
+        ("order_s", "<f8"), ("order", "<f4", (3,)), ("odometry_s", "<f8"), ("moving", "<f4", (3,)),
     ]  # fmt: skip
     rows: dict[Kind, list[tuple[Any, ...]]] = {
         Kind.HANDOVER: [("token", "<u8")],
         Kind.RELEASE: [("token", "<u8")],
-        Kind.HOME: [("token", "<u8"), ("position", *joints)],
-        Kind.COMMAND: [("number", "<u8"), ("target", *joints)],
+        Kind.HOME: [("token", "<u8"), ("position", *commands)],
+        Kind.COMMAND: [("number", "<u8"), ("target", *commands)],
         Kind.STATE: [
-            ("token", "<u8"), ("mode", "<u1"), ("captured_s", "<f8"), ("position", *joints),
-            ("velocity", *joints), ("anchor", *joints), ("rate", *joints), ("origin", "<u8"),
+            ("token", "<u8"), ("mode", "<u1"), ("captured_s", "<f8"), ("position", *measured),
+            ("velocity", *measured), ("anchor", *commands), ("rate", *commands), ("origin", "<u8"),
             *told,
         ],
         Kind.SENT: [
-            ("origin", "<u8"), ("sequence", "<u8"), ("stamp_s", "<f8"), ("commanded", *joints),
-            ("sent", *joints), ("reasons", "<u4"), ("rung", "<u1"),
+            ("origin", "<u8"), ("sequence", "<u8"), ("stamp_s", "<f8"), ("commanded", *commands),
+            ("sent", *commands), ("reasons", "<u4"), ("rung", "<u1"),
         ],
         Kind.TARGET: [
             ("stamp_s", "<f8"), ("step_s", "<f8"), ("sequence", "<u8"), ("origin", "<u8"), ("rung", "<u1"),
-            ("target", *joints),
+            ("target", *commands),
         ],
         Kind.JOINTS: [
-            ("captured_s", "<f8"), ("position", *joints), ("velocity", *joints), ("target", *joints),
+            ("captured_s", "<f8"), ("position", *measured), ("velocity", *measured), ("target", *commands),
             ("sequence", "<u8"), ("strangers", "<u4"), *told,
         ],
     }  # fmt: skip
@@ -117,6 +120,29 @@ def order_of(row: Any) -> Order | None:  # noqa: ANN401  (a record)
     return Order(captured_s=captured_s, velocity=row["order"])
 
 
+def odometry_values(odometry: Odometry | None) -> dict[str, Any]:
+    """Return what a STATE or JOINTS says of odometry."""
+    return {} if odometry is None else {"odometry_s": odometry.captured_s, "moving": odometry.velocity}
+
+
+def odometry_of(row: Any) -> Odometry | None:  # noqa: ANN401  (a record)
+    """Return what `odometry_values` was given."""
+    if not (captured_s := float(row["odometry_s"])):
+        return None
+    return Odometry(captured_s=captured_s, velocity=row["moving"])
+
+
+def told_values(reading: JointReading) -> dict[str, Any]:
+    """Return what a STATE or JOINTS says of all that is told beside the joints."""
+    rows = imu_values(reading.imu), order_values(reading.order), odometry_values(reading.odometry)
+    return {name: value for row in rows for name, value in row.items()}
+
+
+def told_of(row: Any) -> dict[str, Any]:  # noqa: ANN401  (a record)
+    """Return what `told_values` was given: imu, order and odometry, None where there is none."""
+    return {"imu": imu_of(row), "order": order_of(row), "odometry": odometry_of(row)}
+
+
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return the two ends of a connection that keeps the bounds of packets."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -129,10 +155,11 @@ class Channel:
     in their numbers, and those that were `dropped` here for want of room.
     """
 
-    def __init__(self, end: socket.socket, size: int) -> None:
+    def __init__(self, end: socket.socket, size: int, joints: int | None = None) -> None:
+        """`size` and `joints` are those of `layouts`."""
         self.socket = end
         end.setblocking(False)
-        self.layouts = layouts(size)
+        self.layouts = layouts(size, joints)
         self.counts: Counter[str] = Counter()
         self.is_open = True
         self._sequence = self._heard = 0

@@ -109,8 +109,9 @@ def scenes(recording: Recording, bundle: Bundle, *, pictures: bool = True) -> li
 
 def check_fits(tick: Tick, bundle: Bundle, path: Path, *, pictures: bool = True) -> None:
     """Refuse a tick of the log at `path` that the bundle's policy cannot have been given."""
-    joints = (bundle.action.size,), np.dtype(np.float32)
-    wanted = dict.fromkeys((*JOINT_CHANNELS, "anchor", "rate"), joints)
+    commands = (bundle.action.size,), np.dtype(np.float32)
+    wanted = dict.fromkeys((*JOINT_CHANNELS, "anchor", "rate"), commands)
+    wanted |= dict.fromkeys(("joint_pos", "joint_vel"), ((len(bundle.action.joints),), commands[1]))
     if pictures:
         wanted |= {name: (spec.shape, np.dtype(spec.dtype)) for name, spec in bundle.cameras.items()}
     given = {**tick.channels, "anchor": tick.anchor, "rate": tick.rate}

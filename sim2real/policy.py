@@ -16,9 +16,8 @@ import onnxruntime
 from robokd import UserError
 from robokd.export.bundle import Bundle
 from robokd.export.parity import MAX_ABS, MEMORY, NEXT_MEMORY, errors, open_graph, read_samples
-from robokd.specs import CHANNELS, ObsSpec, differences, elements
+from robokd.specs import CHANNELS, RATE_UNITS, ActionSpec, ObsSpec, differences, elements
 
-TERMS = CHANNELS | {"command_rate": "rad/s", "clock": "1"}  # what 1-D groups may be made of -> unit
 OUTPUTS = ("command", "command_rate", "action")
 WARMUP_RUNS = 20
 LONGEST_RUN_S = 10.0  # of a graph, before it is taken for one that never ends
@@ -29,7 +28,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uin
 class Decision:
     """What the policy says to one observation; fresh arrays."""
 
-    command: np.ndarray  # (A,) float32 joint targets, rad
+    command: np.ndarray  # (A,) float32, rad of joints, or rad/s and N
     action: np.ndarray  # (A,) float32 in [-1, 1]
     estimates: dict[str, np.ndarray]  # the graph's other outputs
     inference_s: float
@@ -73,7 +72,7 @@ class Policy:
         clock: Callable[[], float],
     ) -> Decision:
         """Return the decision from the channels, the last sent target (A,) and its rate (A,)."""
-        terms = {**channels, "command_rate": rate}
+        terms = {**channels, "command": anchor, "command_rate": rate}
         if self._clock_s:
             terms["clock"] = dial(channels["elapsed"], self._clock_s)
         for group, slices in self._slices.items():
@@ -200,17 +199,26 @@ def _describe(nodes: Sequence[Any]) -> dict[str, Any]:
     }
 
 
+def terms_of(action: ActionSpec) -> dict[str, str]:
+    """Return what 1-D groups may be made of -> unit; what is of joints only where there are any."""
+    units = dict.fromkeys(action.units or ("rad",))
+    own = {"command": ", ".join(units), "command_rate": ", ".join(RATE_UNITS.get(one, "") for one in units)}
+    told = {name: unit for name, unit in CHANNELS.items() if action.joints or not name.startswith("joint_")}
+    return told | own | {"clock": "1"}
+
+
 def _slices(bundle: Bundle, spec: ObsSpec) -> dict[str, slice]:
     """Return where each term of a group stands, after checking that this runtime has it, joint by joint."""
+    units, action = terms_of(bundle.action), bundle.action
     for term in spec.terms:
-        if term.name not in TERMS:
-            got, known = f"{term.name!r} of {spec.group}", ", ".join(TERMS)
+        if term.name not in units:
+            got, known = f"{term.name!r} of {spec.group}", ", ".join(units)
             raise UserError(f"{bundle.path}: the policy reads {got}. This runtime has: {known}")
-        wanted = elements(term.name, bundle.action.names)
+        wanted = elements(term.name, action.names)
         if term.elements != wanted:
             got = f"{term.name!r} of {', '.join(term.elements)}, this runtime has it of {', '.join(wanted)}"
             raise UserError(f"{bundle.path}: the policy reads {got}")
-        if term.unit != TERMS[term.name]:
-            wanted = f"{term.name!r} in {term.unit!r}, this runtime has it in {TERMS[term.name]}"
+        if term.unit != units[term.name]:
+            wanted = f"{term.name!r} in {term.unit!r}, this runtime has it in {units[term.name]}"
             raise UserError(f"{bundle.path}: the policy reads {wanted}")
     return spec.slices()

@@ -1,6 +1,7 @@
 """The robot, as the guard and the camera process see it. Every time is on time.monotonic(), in seconds.
 
-Shapes: A joints in the order of the bundle's ActionSpec; pictures (C, H, W), encoded by their CameraSpec.
+Shapes: A commands in the order of the bundle's ActionSpec, which are the positions of J = A joints, or of a
+body that flies rates and thrust (specs.FLIGHT), and J = 0; pictures (C, H, W), encoded by their CameraSpec.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from robokd.export.bundle import Bundle
 
 # rad, rad/s, and in rad the last joint target that was sent, which the robot is holding; every other channel
-# of a policy is the IMU's, a camera's, an order or the time
+# of a policy is the IMU's, odometry's, a camera's, an order or the time
 JOINT_CHANNELS = ("joint_pos", "joint_vel", "joint_target")
 UNTOLD = -1  # a sequence number of a protocol that has none
 
@@ -26,6 +27,14 @@ class ImuReading:
     captured_s: float  # when it was measured
     gyro: np.ndarray  # (3,) float32 rad/s
     gravity: np.ndarray  # (3,) float32, where down is: a unit vector, (0, 0, -1) upright
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odometry:
+    """How the body moves, in its own frame: x forward, y left, z up."""
+
+    captured_s: float  # when it was measured
+    velocity: np.ndarray  # (3,) float32 m/s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +50,21 @@ class JointReading:
     """The newest state of all joints; the arrays are the reader's and never written again."""
 
     captured_s: float  # when it was measured
-    position: np.ndarray  # (A,) float32 rad
-    velocity: np.ndarray  # (A,) float32 rad/s
-    target: np.ndarray  # (A,) float32 rad, the target that the robot says it holds; NaN where it does not say
+    position: np.ndarray  # (J,) float32 rad
+    velocity: np.ndarray  # (J,) float32 rad/s
+    target: np.ndarray  # (A,) float32, the commands that the robot says it holds; NaN where it does not say
     sequence: int = UNTOLD  # of the last command that the robot took; 0 before the first
     strangers: int = 0  # commands on the wire that were not ours, since `connect`
     imu: ImuReading | None = None  # the newest; None of a robot that has none
     order: Order | None = None  # the newest; None of a robot that is told none
+    odometry: Odometry | None = None  # the newest; None of a robot that has none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Joint targets on their way to the robot."""
+    """Commands on their way to the robot."""
 
-    target: np.ndarray  # (A,) float32 rad
+    target: np.ndarray  # (A,) float32: rad of joints, or rad/s and N of a body that flies
     stamp_s: float  # the guard's time that it counts from: limits hold between stamps
     sequence: int  # the guard's count, from 1
     origin: int  # number of the policy's command that it follows; 0: the guard's own

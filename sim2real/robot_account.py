@@ -49,6 +49,7 @@ class RobotAccount:
     def begin(self, episode: int, begun_s: float, held: np.ndarray) -> None:
         """Start an episode in which the robot holds joint targets (A,)."""
         self._episode, self._last_s, self._is_alone = episode, begun_s, True  # until it is commanded
+        self.is_left = False
         self._target: np.ndarray | None = held.astype(float)
         self._rate: np.ndarray | None = np.zeros(len(held))
         self._change: np.ndarray | None = np.zeros(len(held))
@@ -64,7 +65,7 @@ class RobotAccount:
             self._episode, command.sequence, arrived_s, target.tolist(), command.stamp_s, command.origin,
             command.rung,
         ])  # fmt: skip
-        self._last_s, self._is_alone = arrived_s, False
+        self._last_s, self._is_alone, self.is_left = arrived_s, False, False
         if command.sequence != self._sequence + 1:
             self._counts["commands_lost"] += 1
             self._target = self._rate = self._change = None
@@ -88,15 +89,17 @@ class RobotAccount:
         self._target, self._rate, self._change, self._stamp_s = target, rate, change, command.stamp_s
 
     def measure(self, position: np.ndarray, velocity: np.ndarray, now_s: float, late_s: float) -> None:
-        """Judge a true state (A,) after a substep that ended at `now_s` and was done `late_s` later."""
+        """Judge a true state (J,) after a substep that ended at `now_s` and was done `late_s` later."""
         self._late_s.append(late_s)
+        if not len(position):  # a body that flies
+            return
         self._check_position("measured_position", position)
         self._check("measured_velocity", np.abs(velocity), self._velocity)
 
     def watch(self, now_s: float) -> None:
         """Note when the robot, once commanded, is left alone."""
         if now_s - self._last_s > self._command_timeout_s and not self._is_alone:
-            self._is_alone = True
+            self._is_alone = self.is_left = True
             self._timeouts_s.append(now_s)
 
     def lose(self, seconds: float) -> None:

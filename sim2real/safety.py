@@ -49,18 +49,27 @@ def check_age(channel: str, captured_s: float, now_s: float, budget_s: float) ->
 
 
 def check_joints(reading: JointReading) -> None:
-    """Refuse joints, IMU or order that are no finite numbers, and a robot that somebody else commands too."""
+    """Refuse readings that are no finite numbers, and a robot that somebody else commands too."""
     measured = {"position": reading.position, "velocity": reading.velocity}
     if reading.imu is not None:
         measured |= {"gyro": reading.imu.gyro, "gravity": reading.imu.gravity}
     if reading.order is not None:
         measured |= {"velocity command": reading.order.velocity}
+    if reading.odometry is not None:
+        measured |= {"odometry": reading.odometry.velocity}
     for name, values in measured.items():
         if not np.isfinite(values).all():
             raise SafetyStop("non_finite_joints", f"the robot's {name} reads {values.tolist()}")
     if reading.strangers:
         said = f"{reading.strangers} commands on the wire were not ours: somebody else drives this robot"
         raise SafetyStop("second_writer", said)
+
+
+def check_home(home: np.ndarray, action: ActionSpec) -> None:
+    """Refuse to send home what has no joints, or to where nothing is."""
+    if not action.joints:
+        raise SafetyStop("homing", "a body that flies has no joints to be sent home")
+    check_command(home)
 
 
 def check_command(target: np.ndarray) -> None:
@@ -82,13 +91,18 @@ def held_anchor(reading: JointReading, bundle: Bundle) -> np.ndarray:
     """Return the target (A,) that the robot holds, held against where it is measured.
 
     Where the robot does not tell, it is the measured pose, and the first command jumps by the sensor's noise.
+    A body that flies has to tell: what it holds is not measured.
     """
     action, allowed = bundle.action, HELD_TOLERANCE + sag_rad(bundle)
     lower, upper = np.array(action.position_lower), np.array(action.position_upper)
+    bounds = lower - TOLERANCE, upper + TOLERANCE
+    if not action.joints:
+        _check_range("held_target", reading.target, bounds, [f"{name} holds" for name in action.names])
+        return np.clip(reading.target, lower, upper).astype(np.float32)
     if np.isnan(reading.target).all():
         # from farther out, the clipped pose would be a jump
-        bounds = lower - HELD_TOLERANCE, upper + HELD_TOLERANCE
-        _check_range("held_target", reading.position, bounds, [f"{name} stands at" for name in action.names])
+        near = lower - HELD_TOLERANCE, upper + HELD_TOLERANCE
+        _check_range("held_target", reading.position, near, [f"{name} stands at" for name in action.names])
         return np.clip(reading.position, lower, upper).astype(np.float32)
     distance = np.abs(reading.target - reading.position)
     if not (distance <= allowed).all():
@@ -96,17 +110,20 @@ def held_anchor(reading: JointReading, bundle: Bundle) -> np.ndarray:
         far = f"is {reading.position[joint]:.4f} rad, the target it holds {reading.target[joint]:.4f}"
         said = f"{action.names[joint]} {far}: at most {allowed[joint]:.4g} apart is allowed"
         raise SafetyStop("held_target", said)
-    bounds = lower - TOLERANCE, upper + TOLERANCE
     _check_range("held_target", reading.target, bounds, [f"{name} holds" for name in action.names])
     return np.clip(reading.target, lower, upper).astype(np.float32)
 
 
 def start_anchor(reading: JointReading, bundle: Bundle) -> np.ndarray:
-    """Return the target (A,) from which a policy may begin; refuse a pose that no episode began from."""
+    """Return the target (A,) from which a policy may begin; refuse a pose that no episode began from.
+
+    Of a body that flies it is the commands that it holds which an episode must have begun from.
+    """
     start, names = bundle.manifest["start"], bundle.action.names
     room = TOLERANCE + sag_rad(bundle)
     bounds = np.array(start["joint_pos_lower"]) - room, np.array(start["joint_pos_upper"]) + room
-    _check_range("start", reading.position, bounds, [f"{name} starts at" for name in names])
+    begun = reading.position if bundle.action.joints else reading.target
+    _check_range("start", begun, bounds, [f"{name} starts at" for name in names])
     return held_anchor(reading, bundle)
 
 

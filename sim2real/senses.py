@@ -2,7 +2,7 @@
 
 In training joints are measured when the picture is taken, or as much later as the sensor's delay was: a
 robot's joints are newer than its pictures, so they are put back to where training had them, between two
-states that the guard has told. Times are s on time.monotonic(), shapes A joints.
+states that the guard has told. Times are s on time.monotonic(), shapes A commands, J joints (robot.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from robokd.sim2real.board import Board
 from robokd.sim2real.guard_link import GuardLink, State
 from robokd.sim2real.imu import channels_read
 from robokd.sim2real.process import Process
-from robokd.sim2real.robot import ImuReading, Order
+from robokd.sim2real.robot import ImuReading, Odometry, Order
 from robokd.sim2real.safety import SafetyStop, check_age, check_pictures, joints_budget_s
 
 from robokd.export.bundle import Bundle
@@ -28,8 +28,8 @@ POLL_S = 0.3e-3
 class Reading:
     """What the policy sees of one moment; the arrays are the reader's and never written again."""
 
-    # joint_pos, joint_vel, joint_target (A,); if the policy reads them, gyro, gravity and velocity_command
-    # (3,), and for its clock `elapsed` (1,) float64 s; pictures by camera
+    # joint_pos, joint_vel (J,), joint_target (A,); if the policy reads them, gyro, gravity, velocity and
+    # velocity_command (3,), and for its clock `elapsed` (1,) float64 s; pictures by camera
     channels: dict[str, np.ndarray]
     captured_s: dict[str, float]  # when each channel was measured
     read_s: float  # when they were read, after all of them
@@ -96,16 +96,22 @@ class Senses:
     def _feel(
         self, newest: State, state: State, now_s: float
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Return what the policy reads of the IMU, and when that was measured; SafetyStop if it is old."""
-        if not self._imu:
-            return {}, {}
-        if newest.imu is None or state.imu is None:
-            raise SafetyStop(
-                "stale_imu", f"the policy reads {', '.join(self._imu)}, and the robot tells no IMU"
-            )
-        check_age("imu", newest.imu.captured_s, now_s, self._joints_s)
-        body = {name: getattr(state.imu, name) for name in self._imu}
-        return body, dict.fromkeys(body, state.imu.captured_s)
+        """Return what the policy reads of IMU and odometry, and when it was measured; SafetyStop if old."""
+        found: dict[str, np.ndarray] = {}
+        felt_s: dict[str, float] = {}
+        for sensor, says, names in (
+            ("imu", "IMU", self._imu), ("odometry", "odometry", tuple({"velocity"} & self._terms))
+        ):  # fmt: skip
+            last, then = getattr(newest, sensor), getattr(state, sensor)
+            if not names:
+                continue
+            if last is None or then is None:
+                why = f"the policy reads {', '.join(names)}, and the robot tells no {says}"
+                raise SafetyStop(f"stale_{sensor}", why)
+            check_age(sensor, last.captured_s, now_s, self._joints_s)
+            found |= {name: getattr(then, name) for name in names}
+            felt_s |= dict.fromkeys(names, then.captured_s)
+        return found, felt_s
 
     def _follow(
         self, newest: Order | None, then: Order | None, now_s: float
@@ -162,6 +168,7 @@ def matched(states: Sequence[State], moment_s: float) -> State:
                 velocity=_between(before.velocity, after.velocity, share), anchor=before.anchor,
                 rate=before.rate, mode=before.mode, token=before.token, origin=before.origin,
                 imu=_turned(before.imu, after.imu, share), order=before.order,
+                odometry=_moved(before.odometry, after.odometry, share),
             )  # fmt: skip
         after = before
     return after
@@ -174,6 +181,13 @@ def _turned(before: ImuReading | None, after: ImuReading | None, share: float) -
         captured_s=before.captured_s + share * (after.captured_s - before.captured_s),
         gyro=_between(before.gyro, after.gyro, share), gravity=_between(before.gravity, after.gravity, share),
     )  # fmt: skip
+
+
+def _moved(before: Odometry | None, after: Odometry | None, share: float) -> Odometry | None:
+    if before is None or after is None:
+        return None
+    captured_s = before.captured_s + share * (after.captured_s - before.captured_s)
+    return Odometry(captured_s=captured_s, velocity=_between(before.velocity, after.velocity, share))
 
 
 def _between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:

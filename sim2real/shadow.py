@@ -21,6 +21,7 @@ from robokd.export.parity import MEMORY
 from robokd.specs import differences, to_dict
 
 FORGET = 0.9  # share of what it cost at most that it is still expected to cost
+OWN = {"joint_pos", "joint_vel", "command", "command_rate"}  # terms that every policy of a robot is given
 AT_ONCE = 2  # ticks in the idle part of a period, at most: the log wants its time too
 MOST_WAITING = 50  # ticks; a policy with a memory that is farther behind does not catch up
 
@@ -36,7 +37,7 @@ class Shadow(Watcher):
                 have = ", ".join(beside.cameras) or "none"
                 raise UserError(f"shadow={bundle.path} sees with camera {name!r}; {beside.path} has: {have}")
             rows += differences(to_dict(beside.cameras[name]), to_dict(camera), f"cameras.{name}")
-        if lacking := sorted(bundle.terms - beside.terms - {"joint_pos", "joint_vel", "command_rate"}):
+        if lacking := sorted(bundle.terms - beside.terms - OWN):
             raise UserError(f"shadow={bundle.path} reads {lacking[0]!r}, which {beside.path} is not given")
         if rows:
             raise UserError(f"shadow={bundle.path} is for another robot than {beside.path}: {rows[0]}")

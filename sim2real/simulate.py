@@ -41,6 +41,9 @@ def simulate(config: SimulateConfig, resume: Run | None = None) -> Path:
     A simulation that is lost is a SafetyStop, raised after the summary is written.
     """
     bundle = open_to_run(config.bundle, is_hardware=False)
+    if not bundle.action.joints:
+        why = f"{bundle.path}: its commands are in {', '.join(dict.fromkeys(bundle.action.units))}"
+        raise UserError(f"{why}. protocol={config.protocol} has joint positions, in rad or m")
     check_root(config.runs)
     cfg = _simulator(config)
     with one_interrupt():

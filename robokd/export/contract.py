@@ -119,12 +119,13 @@ def sag_rad(env: TaskEnv) -> list[float] | None:
     Measured in the env's worlds until their robot falls. None of a body that does not float: its joints bear
     nothing but itself. UserError where it cannot stand.
     """
-    if isinstance(env, ForeignEnv) or not floats(env.sim.model, env.action_spec.names):
+    joints = env.action_spec.joints
+    if isinstance(env, ForeignEnv) or not (joints and floats(env.sim.model, joints)):
         return None
     env.reset()
-    state, names, dt = env.state, env.action_spec.names, env.action_spec.control_dt
-    places = [int(env.sim.model.joint(name).qposadr[0]) for name in names]
-    is_up, most = torch.ones(env.num_envs, dtype=torch.bool), torch.zeros(len(names))
+    state, dt = env.state, env.action_spec.control_dt
+    places = [int(env.sim.model.joint(name).qposadr[0]) for name in joints]
+    is_up, most = torch.ones(env.num_envs, dtype=torch.bool), torch.zeros(len(joints))
     for _ in range(round(STAND_S / dt)):
         env.sim.step(env.task.control(state.command, state), env.substeps)
         state.step = state.step + 1
@@ -135,7 +136,7 @@ def sag_rad(env: TaskEnv) -> list[float] | None:
     if not is_up.any():
         raise UserError("the robot falls where its start is held: no policy could take it standing")
     if (worst := float(most.max())) > MOST_SAG_RAD:
-        got = f"{names[int(most.argmax())]} rests {worst:.3g} rad from the target that holds the start"
+        got = f"{joints[int(most.argmax())]} rests {worst:.3g} rad from the target that holds the start"
         raise UserError(f"{got}, at most {MOST_SAG_RAD:g} rad may be: the robot's servos do not bear it")
     return most.tolist()
 

@@ -170,7 +170,7 @@ def prove(foreign: Foreign, terms: Sequence[Reads], decoding: Decoding, spec: Ac
 
 
 def _draw(generator: np.random.Generator, spec: ActionSpec) -> dict[str, np.ndarray]:
-    """Return a random state, float32: of joints (1, A) within the limits, of IMU and velocity command (1, 3).
+    """Return a random state, float32: of joints (1, A) within the limits, of all else (1, 3).
 
     `anchor` and `rate` are how far the last target and its rate are from what will be asked for, in what the
     limits allow in one step: as often within reach as not.
@@ -183,7 +183,8 @@ def _draw(generator: np.random.Generator, spec: ActionSpec) -> dict[str, np.ndar
     state = {key: generator.uniform(low, high, (1, spec.size)) for key, (low, high) in ranges.items()}
     down = generator.normal(size=(1, len(AXES)))
     state |= {"gyro": generator.uniform(-_TURN, _TURN, down.shape), "gravity": down / np.linalg.norm(down)}
-    state["velocity_command"] = generator.uniform(-1, 1, (1, len(ELEMENTS["velocity_command"])))
+    for name in ("velocity_command", "velocity"):
+        state[name] = generator.uniform(-1, 1, (1, len(ELEMENTS[name])))
     return {key: value.astype(np.float32) for key, value in state.items()}
 
 

@@ -386,7 +386,8 @@ def test_the_robot_moves_and_senses_as_the_training_environment_does(bundle, mak
     world.begin(7)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
-        assert torch.equal(torch.from_numpy(world._proprio[:14]), obs["proprio"][0, :14])
+        felt = np.concatenate([world.sense()[name] for name in ("joint_pos", "joint_vel")])
+        assert np.array_equal(felt, obs["proprio"][0, :14].numpy())
         assert np.array_equal(world.pictures["front"], obs["front"][0].numpy())
         obs, *_ = env.step(torch.rand(1, 7, generator=generator) * 2 - 1)
         steps = [world.step(env.state.command[0].numpy()) for _ in range(world.substeps)]

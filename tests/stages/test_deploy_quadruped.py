@@ -9,7 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
-from quadruped_bundle import make_env, make_quadruped_bundle, standing
+from bodies import make_env, make_quadruped_bundle, standing
 from robokd.sim2real.log_reader import read_log
 from robokd.sim2real.mujoco_host import World
 from robokd.sim2real.policy import dial

@@ -1,8 +1,9 @@
-"""A bundle of task quadruped_terrain whose policy stands still: it sends the target that is held."""
+"""Bundles of bodies that no base holds: a quadruped that stands, a quadrotor that hovers and creeps off."""
 
 import functools
 
 from reach_bundle import creeping
+from robokd.tasks.quadrotor_gate import QuadrotorGate, QuadrotorGateCfg
 from robokd.tasks.quadruped_terrain import QuadrupedTerrain, QuadrupedTerrainCfg
 from robot_samples import described, golden, manifest
 
@@ -15,39 +16,51 @@ from robokd.export.contract import gains, sag_rad
 from robokd.specs import to_dict
 
 PARTS = {"sim": "mujoco", "renderer": "raster", "corrupt": "clean"}
+NOTHING = dict.fromkeys(("kp", "kd", "torque", "torque_rate", "jerk", "sag"))
 
 
-def make_env(cfg, count, *, sim=None, space="seen"):
+def make_env(cfg, count, *, sim=None, groups=("proprio",)):
     parts = {kind: registry.find(kind, name)() for kind, name in PARTS.items()}
-    draws = Draws(0, "test")
-    setup = Setup(num_envs=count, groups=("proprio",), draws=draws, threads=1, space=space)
+    setup = Setup(num_envs=count, groups=groups, draws=Draws(0, "test"), threads=1)
     return cfg.build(**parts | ({"sim": sim} if sim else {}), setup=setup)
 
 
 @functools.cache
 def standing() -> dict:
-    """What an export says of the robot."""
+    """What an export says of the quadruped's joints."""
     env = make_env(QuadrupedTerrainCfg(), 16)
-    return gains(env.sim.model, env.action_spec.names) | {"sag": sag_rad(env)}
+    return NOTHING | gains(env.sim.model, env.action_spec.names) | {"sag": sag_rad(env)}
 
 
 def make_quadruped_bundle(path, *, horizon_s=9.0, **changes):
-    """Write the bundle and return its path."""
+    """Write a bundle whose policy sends the target that is held, and return its path."""
     cfg = QuadrupedTerrainCfg(horizon_s=horizon_s, push_n=0.0)
-    task = QuadrupedTerrain(cfg)
-    action, proprio, start = task.action_spec(), task.obs_specs()["proprio"], task.start_envelope()
+    return _write(path, cfg, QuadrupedTerrain(cfg), standing(), 0.0, clock_s=cfg.clock_s, **changes)
+
+
+def make_quadrotor_bundle(path, *, horizon_s=9.0, step=0.0, groups=("proprio", "odometry"), **changes):
+    """Write a bundle whose policy turns faster and climbs harder by `step` a tick, and return its path."""
+    cfg = QuadrotorGateCfg(horizon_s=horizon_s)
+    return _write(path, cfg, QuadrotorGate(cfg), NOTHING, step, groups=groups, **changes)
+
+
+def _write(path, cfg, task, robot, step, *, groups=("proprio",), **changes):
+    action, start = task.action_spec(), task.start_envelope()
+    seen = {name: task.obs_specs()[name] for name in groups}
     row = {"shape": [1, action.size], "dtype": "float32"}
-    inputs = {"proprio": {**row, "shape": [1, proprio.size]}, "anchor": row, "rate": row}
+    inputs = {name: {**row, "shape": [1, spec.size]} for name, spec in seen.items()}
+    inputs |= {"anchor": row, "rate": row}
     outputs = dict.fromkeys(("command", "command_rate", "action"), row)
-    data = creeping(inputs, outputs, step=0.0)
-    home = [(low + high) / 2 for low, high in zip(*start, strict=True)]
+    data = creeping(inputs, outputs, step=step)
     content = manifest() | {
-        "task": "quadruped_terrain", "task_config": dump(cfg),
+        "task": registry.identity(type(cfg))[1], "task_config": dump(cfg),
         **{f"{kind}_config": dump(registry.find(kind, name)()) for kind, name in PARTS.items()},
-        "action": to_dict(action), "observations": {"proprio": to_dict(proprio)}, "cameras": {},
-        "control_dt": action.control_dt, "graph": described(inputs, outputs), "optics": {}, "statistics": {},
-        "robot": {**manifest()["robot"], **standing(), "home": home}, "clock_s": cfg.clock_s,
-        "latency_s": {"proprio": [0.0, 0.0]}, "ages_s": {"proprio": 0.5},  # of a busy machine
+        "action": to_dict(action), "observations": {name: to_dict(spec) for name, spec in seen.items()},
+        "cameras": {}, "optics": {}, "statistics": {}, "control_dt": action.control_dt,
+        "graph": described(inputs, outputs), "latency_s": {name: [0.0, 0.0] for name in groups},
+        "robot": manifest()["robot"] | robot
+        | {"home": [(low + high) / 2 for low, high in zip(*start, strict=True)]},
+        "ages_s": dict.fromkeys(groups, 0.5),  # of a busy machine
         "start": {"joint_pos_lower": list(start[0]), "joint_pos_upper": list(start[1])},
     }  # fmt: skip
     write_bundle(path, content | changes, {"policy.onnx": data, "samples.json": golden(data, inputs)})

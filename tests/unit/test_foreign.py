@@ -222,7 +222,7 @@ def test_what_this_runtime_cannot_observe_is_refused_by_name(tmp_path, term):
         message = refused(tmp_path, foreign, contract)
         assert (
             f"observes {term!r}, which this runtime has not; it has joint_pos, joint_vel, gyro, gravity, "
-            f"velocity_command, joint_pos_rel and the last action (observations.{term}.channel says"
+            f"velocity_command, velocity, joint_pos_rel and the last action (observations.{term}.channel says"
             in message
         )
     held = {**CONTRACT["observations"], term: {"values": [0, 0, 1]}}
@@ -373,7 +373,7 @@ def test_a_mistyped_channel_is_answered_with_the_nearest_and_the_contract(tmp_pa
     assert refused(tmp_path, mjlab, contract) == (
         f"{contract}: observations.joint_pos.channel is 'jointpos', which this runtime has not. "
         "Did you mean 'joint_pos'? "
-        "Known: joint_pos, joint_vel, gyro, gravity, velocity_command, joint_pos_rel, action"
+        "Known: joint_pos, joint_vel, gyro, gravity, velocity_command, velocity, joint_pos_rel, action"
     )
     terms["joint_pos"]["channel"] = ["joint_pos"]
     message = refused(tmp_path, mjlab, told(tmp_path, observations=terms))

@@ -4,16 +4,19 @@ import gc
 import json
 import socket
 import time
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from robokd.sim2real.packets import (
+    CRC_AT,
     HEADER,
     KINDS,
     MOST_AT_ONCE,
     MOST_BYTES,
+    VERSION,
     Channel,
     Kind,
     Packet,
@@ -25,8 +28,10 @@ from robokd.sim2real.packets import (
     order_of,
     order_values,
     pair,
+    told_of,
+    told_values,
 )  # fmt: skip
-from robokd.sim2real.robot import ImuReading, Order
+from robokd.sim2real.robot import ImuReading, JointReading, Odometry, Order
 
 SIZE = 2
 KNOWN = layouts(SIZE)
@@ -325,3 +330,50 @@ def test_an_order_comes_as_it_was_sent_and_none_as_none(ends):
             assert (found is None) == (order is None)
             if found is not None:
                 assert (found.captured_s, found.velocity.tolist()) == (12.25, [0.5, -0.25, 1])
+
+
+def test_all_that_is_told_beside_the_joints_comes_as_it_was(ends):
+    left, right = ends
+    rows = [np.array(row, np.float32) for row in ([0.5, 1, -2], [0, 0.6, -0.8], [0.5, 0, 1], [3, -1, 0.25])]
+    told = JointReading(
+        captured_s=12.5, position=rows[0][:2], velocity=rows[0][:2], target=rows[0][:2],
+        imu=ImuReading(captured_s=12.25, gyro=rows[0], gravity=rows[1]),
+        order=Order(captured_s=12.0, velocity=rows[2]),
+        odometry=Odometry(captured_s=11.75, velocity=rows[3]),
+    )  # fmt: skip
+    left.send(Kind.STATE, **told_values(told))
+    found = told_of(right.receive()[0].row)
+    assert [found[name].captured_s for name in ("imu", "order", "odometry")] == [12.25, 12.0, 11.75]
+    assert found["odometry"].velocity.tolist() == rows[3].tolist()
+    assert found["order"].velocity.tolist() == rows[2].tolist()
+    left.send(Kind.STATE)
+    assert set(told_of(right.receive()[0].row).values()) == {None}
+
+
+def test_a_body_without_joints_tells_none_and_is_taken_for_no_other():
+    ends = [Channel(end, 4, 0) for end in pair()]
+    reading = np.arange(4, dtype=np.float32)
+    assert ends[0].send(
+        Kind.JOINTS, captured_s=1.0, position=reading[:0], velocity=reading[:0], target=reading
+    )
+    (packet,) = ends[1].receive()
+    assert packet.row["position"].shape == packet.row["velocity"].shape == (0,)
+    assert packet.row["target"].tolist() == reading.tolist()
+    data = encode(Kind.JOINTS, 1, packet.row.tobytes())
+    assert decode(data, layouts(4, 0)) is not None
+    for other in (layouts(4), layouts(3, 0), layouts(5, 0)):
+        assert decode(data, other) is None
+    for end in ends:
+        end.close()
+
+
+def test_a_packet_of_the_version_before_is_refused():
+    data = bytearray(command())
+    data[4:6] = (VERSION - 1).to_bytes(2, "little")
+    crc = zlib.crc32(data[HEADER.itemsize :], zlib.crc32(data[:CRC_AT]))
+    data[CRC_AT : CRC_AT + 4] = crc.to_bytes(4, "little")
+    assert decode(bytes(data), KNOWN) is None
+    data[4:6] = VERSION.to_bytes(2, "little")
+    crc = zlib.crc32(data[HEADER.itemsize :], zlib.crc32(data[:CRC_AT]))
+    data[CRC_AT : CRC_AT + 4] = crc.to_bytes(4, "little")
+    assert decode(bytes(data), KNOWN) is not None

@@ -17,6 +17,7 @@ from robokd.sim2real.safety import (
     check_age,
     check_command,
     check_first,
+    check_home,
     check_joints,
     check_pictures,
     held_anchor,
@@ -24,7 +25,7 @@ from robokd.sim2real.safety import (
     start_anchor,
 )  # fmt: skip
 
-from robokd.specs import ActionSpec
+from robokd.specs import FLIGHT, ActionSpec
 
 # limits: shoulder [-1, 1], elbow [-0.5, 0.7]; scale 0.01 and 0.02 rad
 ACTION = ActionSpec(
@@ -247,6 +248,39 @@ def test_legs_that_bear_a_body_rest_as_far_from_their_targets_as_the_bundle_says
     ):  # fmt: skip
         with pytest.raises(SafetyStop, match=said):
             start_anchor(reading(position=position, target=target), legs)
+
+
+WINGS = ActionSpec(
+    names=tuple(FLIGHT), units=tuple(FLIGHT.values()), mode="absolute", control_dt=0.01, offset=(0, 0, 0, 7),
+    scale=(5, 5, 3, 6), position_lower=(-5, -5, -3, 1), position_upper=(5, 5, 3, 13),
+    velocity=(100.0,) * 4, acceleration=(1e4,) * 4,
+)  # fmt: skip
+
+
+def wings(hover=(0, 0, 0, 7.0)):
+    made = bundle(start=(hover, hover))
+    return SimpleNamespace(manifest=made.manifest, action=WINGS, observations=made.observations)
+
+
+def test_what_flies_begins_only_from_the_commands_that_episodes_began_with():
+    hover = np.float32([0, 0, 0, 7.0])
+    assert start_anchor(reading((), (), hover), wings()).tolist() == hover.tolist()
+    for held, said in (
+        ((0.1, 0, 0, 7), r"start: roll_rate starts at 0\.1000"), ((0, 0, 0, 9), "start: thrust starts at 9"),
+        ((np.nan,) * 4, "start: roll_rate starts at nan"), ((0, 0, 0, np.nan), "start: thrust starts at nan"),
+    ):  # fmt: skip
+        with pytest.raises(SafetyStop, match=said):
+            start_anchor(reading((), (), held), wings())
+    with pytest.raises(SafetyStop, match=r"held_target: thrust holds 14\.0000"):
+        start_anchor(reading((), (), (0, 0, 0, 14.0)), wings(hover=(0, 0, 0, 14.0)))
+
+
+def test_what_flies_is_not_sent_home():
+    with pytest.raises(SafetyStop, match="homing: a body that flies has no joints"):
+        check_home(np.zeros(4), WINGS)
+    check_home(np.zeros(2), ACTION)
+    with pytest.raises(SafetyStop, match="non_finite"):
+        check_home(np.array([0, np.nan]), ACTION)
 
 
 def test_an_envelope_wider_than_the_limits_does_not_widen_them():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from robokd.sim2real.board import Board
 from robokd.sim2real.guard_link import State
 from robokd.sim2real.ladder import Rung
-from robokd.sim2real.robot import Frame, ImuReading, Order
+from robokd.sim2real.robot import Frame, ImuReading, Odometry, Order
 from robokd.sim2real.safety import SafetyStop
 from robokd.sim2real.senses import Senses, matched, wanted_s
 from robot_samples import felt_spec, proprio_spec
@@ -25,12 +25,14 @@ def state(
     number: int = 0,
     imu: ImuReading | None = None,
     order: Order | None = None,
+    odometry: Odometry | None = None,
 ) -> State:
     """Joints at a position and at minus that, at a rate of twice that."""
     row = np.array([position, -position], np.float32)
     return State(
         captured_s=captured_s, position=row, velocity=2 * row, anchor=row + np.float32(number), rate=row,
         mode=Rung.FOLLOW, token=1, origin=number, imu=imu, order=order,
+        odometry=odometry,
     )  # fmt: skip
 
 
@@ -270,3 +272,29 @@ def test_a_policy_that_follows_no_order_and_reads_no_clock_is_given_none(board):
     show(board, 9.99)
     found = senses(board, state(10.0, order=order(10.0, 1.0))).read(lambda: 10.0)
     assert not {"velocity_command", "elapsed"} & set(found.channels)
+
+
+MOVING = SimpleNamespace(
+    cameras=BUNDLE.cameras, manifest=BUNDLE.manifest, observations=BUNDLE.observations,
+    terms=frozenset({"velocity"}),
+)  # fmt: skip
+
+
+def odometry(captured_s: float, ahead: float) -> Odometry:
+    return Odometry(captured_s=captured_s, velocity=np.array([ahead, 0, 0], np.float32))
+
+
+def test_a_policy_that_reads_odometry_is_given_it_as_it_was_when_the_joints_were(board):
+    show(board, 9.99)
+    told = [state(at, odometry=odometry(at - 0.001, ahead)) for at, ahead in ((9.99, 1.0), (10.03, 2.0))]
+    found = senses(board, *told, bundle=MOVING).read(lambda: 10.03)
+    assert found.channels["velocity"] == pytest.approx([1.5, 0, 0])  # joints are wanted of 10.01
+    assert found.captured_s["velocity"] == pytest.approx(10.009)
+
+
+def test_odometry_that_is_too_old_or_not_there_stops_a_policy_that_reads_it(board):
+    show(board, 9.99)
+    late = r"odometry is 0\.2000 s old, at most 0\.1 s"
+    for told, said in ((odometry(9.8, 1.0), late), (None, "reads velocity, and the robot tells no odometry")):
+        with pytest.raises(SafetyStop, match=f"stale_odometry: .*{said}"):
+            senses(board, state(10.0, odometry=told), bundle=MOVING).read(lambda: 10.0)
