@@ -124,10 +124,25 @@ def foresee(config: PipelineConfig) -> None:
         robot(config.export, env)  # also that there are joint targets, which a robot can be sent
         ages_s(config.export, env, seen)
         check_groups(asked, env.obs_specs, env.camera_specs)
-        build_student(config.distill, env)
+        build_student(config.distill, env, _latent_to_come(config))
         if isinstance(env, NativeEnv):
             for name in ("teach", "distill", "refine"):
                 check_room(name, getattr(config, name), env.sim.model)
+
+
+def _latent_to_come(config: PipelineConfig) -> int:
+    """Return the size of the latent that the student will have to guess; UserError if nobody will tell it."""
+    from robokd.learn.objective import Objective
+
+    taught = config.distill.teacher.name
+    if taught != "parent":
+        raise UserError(f"a pipeline distils its own teacher: distill.teacher={taught} is for robokd distill")
+    if "latent" not in Objective(config.distill.loss).of_teacher:
+        return 0
+    size = getattr(config.teach.teacher, "latent", 0)
+    if not size:
+        raise UserError("distill.loss=latent needs a teacher with a latent: say teach.teacher.latent=8")
+    return size
 
 
 def check_armed_now(config: DeployConfig, bundle: str) -> None:

@@ -98,6 +98,9 @@ class DistillConfig(SimulatingConfig):
             raise ValueError(f"parent={self.parent} and teacher=twin: only one can teach")
         if not any(loss.of_rollout for loss in self.loss.values()):
             raise ValueError("teacher=twin knows nothing until rewards teach it: say loss=[ppo,…]")
+        if self.teacher.latent and "latent" not in self.loss:
+            got = f"teacher.latent={self.teacher.latent}"
+            raise ValueError(f"{got}, and nothing teaches the student to guess it: say loss=[ppo,latent,…]")
 
 
 @dataclass(kw_only=True)
@@ -133,9 +136,12 @@ class RefineConfig(SimulatingConfig):
         check_trains(self.teacher)
         if not callable(self.teacher.algorithm):  # of sb3 it is a name
             raise ValueError(f"teacher={self.teacher.name} cannot refine: a residual is learned by ppo")
-        if self.teacher.imitate:
-            got = f"teacher.imitate={self.teacher.imitate}"
+        if copied := getattr(self.teacher, "imitate", 0):
+            got = f"teacher.imitate={copied}"
             raise ValueError(f"{got}: a script gives whole actions, and refining learns what to add to them")
+        if self.teacher.latent:
+            got = f"teacher.latent={self.teacher.latent}"
+            raise ValueError(f"{got}: a residual acts on what a robot has, of which nothing is to be guessed")
         if not 0 < self.residual_scale <= 1:
             raise ValueError(f"residual_scale must be in (0, 1], got {self.residual_scale}")
 

@@ -120,6 +120,8 @@ class Dagger:
                 number, started = totals["round"], time.perf_counter()
                 share, rate = self._now(settings.acting.share), self._now(settings.learning_rate)
                 self.weights = self.objective.weights(self._now)
+                if self.twin:
+                    self.lesson.follow = self._now(self.config.teacher.follow)
                 driven = self._collect(share)
                 collected = time.perf_counter()  # of the host: a GPU may have some of it before it
                 losses = self._learn(number, rate)

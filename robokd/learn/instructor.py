@@ -66,7 +66,7 @@ def cast(config: DistillConfig, env: VecEnv) -> tuple[StudentModule, Teacher]:
     objective = Objective(config.loss)
     teacher: Teacher
     if isinstance(config.teacher, TwinCfg):
-        student = build_student(config, env)
+        student = build_student(config, env, config.teacher.latent)
         teacher = TwinTeacher(StudentPolicy(student, env.num_envs))
     else:
         teacher = open_teacher(config, env)

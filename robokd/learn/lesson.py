@@ -30,6 +30,7 @@ class Lesson:
     def __init__(self, student: Student, objective: Objective, twin_weight: float | None = None) -> None:
         """`twin_weight`: share of the objective that is the twin's; None = the student has no twin."""
         self.student, self.objective, self.twin_weight = student, objective, twin_weight
+        self.follow = 1.0  # factor on the twin's losses but for reward, of the round
 
     def __call__(
         self, rows: TensorDict, valid: Tensor, weights: Mapping[str, float]
@@ -41,7 +42,11 @@ class Lesson:
             return *self.objective(own, TeacherOutput(action=rows[LABEL], **extra), rows, valid, weights), own
         twin = said(self.student, rows, self.student.shown)
         loss, terms = self.objective(own, as_teacher(twin), rows, valid, weights)
-        other, others = self.objective(twin, as_teacher(own), rows, valid, weights)
+        held = {
+            name: weights[name] * (1.0 if cfg.of_rollout else self.follow)
+            for name, cfg in self.objective.losses.items()
+        }
+        other, others = self.objective(twin, as_teacher(own), rows, valid, held)
         share = self.twin_weight
         terms |= {f"twin_{name}": value for name, value in others.items()}
         return (1 - share) * loss + share * other, terms, own

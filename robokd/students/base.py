@@ -28,7 +28,8 @@ class Interface:
     action_size: int
     targets: dict[str, int]  # privileged terms it estimates: name -> width
     latent_size: int = 0  # of the latent that it must guess; 0 = none
-    shown: dict[str, ObsSpec] = field(default_factory=dict)  # what its twin is shown beside; see teacher=twin
+    # what its twin is shown beside, as a code in the place of the latent if there is one; see teacher=twin
+    shown: dict[str, ObsSpec] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:

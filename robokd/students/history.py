@@ -2,12 +2,13 @@
 
     code = conv(f(o_{t-H+1}), ..., f(o_t)),  o the normalised groups, f an MLP shared by all steps
     estimates = g(code, x_t),  latent = phi(code, x_t)       x_t = (eyes(pictures), o_t)
-    action = pi(code, x_t, sg estimates, sg latent)
+    action = pi(code, x_t, sg estimates, sg latent)         without code if `narrow`
 
-Source: Kumar et al. (2021), RMA: phi is its adaptation module. Sizes after HORA (Qi et al. 2022), which has
-H = 30 and kernels 9 (stride 2), 5 and 5; they scale with H. Departures: the policy learns along with phi; the
-first kernel is 10, because from 9 strides of 2 leave the newest step over; of past actions the history shows
-what the groups hold of them. The queue holds rows as they were measured, normalised where they are read.
+Source: Kumar et al. (2021), RMA: phi is its adaptation module, and `narrow` its policy. Sizes after HORA (Qi
+et al. 2022), which has H = 30 and kernels 9 (stride 2), 5 and 5; they scale with H. Departures: the policy
+learns along with phi by imitation, where RMA copies the teacher's and freezes it; the first kernel is 10,
+because from 9 strides of 2 leave the newest step over; of past actions the history shows what the groups hold
+of them. The queue holds rows as they were measured, normalised where they are read.
 At the start of an episode the first observation stands for the steps before it: a body at rest, where zeros
 would be a jump that no body makes.
 """
@@ -37,6 +38,7 @@ class HistoryCfg(EyesCfg, HeadsCfg):
 
     steps: int = 30  # control steps that are remembered, this one included
     filters: int = 0  # of the temporal convolutions; 0 = the profile's
+    narrow: bool = False  # of the past the action knows what is guessed (estimates, latent), and no more
 
     sizes: ClassVar[Profiles] = {
         "tiny": {**TINY, "filters": 32, "hidden": (128, 96), "estimate_hidden": (64, 64)},
@@ -54,15 +56,18 @@ class HistoryCfg(EyesCfg, HeadsCfg):
         seen, known = widths(eyes, interface)
         if not known:
             raise UserError("student=history remembers 1-D groups, and it is given none")
-        return ModularStudent(self, interface, eyes, HistoryMemory(seen, known, self.steps, self.filters))
+        if self.narrow and not (interface.targets or interface.latent_size):
+            raise UserError("student.narrow acts on guesses, and no loss asks for one: say loss=[…,latent]")
+        memory = HistoryMemory(seen, known, self.steps, self.filters, narrow=self.narrow)
+        return ModularStudent(self, interface, eyes, memory)
 
 
 class HistoryMemory(nn.Module):
     """The Memory protocol: a queue of H rows, the oldest first, under a convolution, beside the step."""
 
-    def __init__(self, seen: int, known: int, steps: int, filters: int) -> None:
+    def __init__(self, seen: int, known: int, steps: int, filters: int, *, narrow: bool = False) -> None:
         super().__init__()
-        self.seen = seen
+        self.seen, self.narrow = seen, narrow
         self.each = nn.Sequential(
             nn.Linear(known, filters), nn.ReLU(), nn.Linear(filters, filters), nn.ReLU()
         )
@@ -75,7 +80,8 @@ class HistoryMemory(nn.Module):
             length = (length - kernel) // stride + 1
         self.convolution = nn.Sequential(*layers)
         self.shapes: dict[str, tuple[int, ...]] = {"rows": (steps, known), "begun": (1,)}
-        self.size = self.evidence_size = filters * length + seen + known
+        self.evidence_size = filters * length + seen + known
+        self.size = seen + known if narrow else self.evidence_size
         self.echo_size, self.measured = known, ("rows",)
 
     def step(self, x: Tensor, state: State) -> dict[str, Tensor]:
@@ -88,5 +94,5 @@ class HistoryMemory(nn.Module):
     def recall(self, x: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """See Memory."""
         code = self.convolution(self.each(state["rows"]).transpose(1, 2)).flatten(1)
-        features = torch.cat((code, x), -1)
-        return features, features
+        evidence = torch.cat((code, x), -1)
+        return x if self.narrow else evidence, evidence

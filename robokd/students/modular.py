@@ -5,8 +5,9 @@
     estimates, latent = heads(evidence)                     each by a head of its own
     action, value = heads(trunk(features, sg estimates, sg latent))
 
-The guesses reach the action detached (sg), so that imitation cannot bend them. A sequence runs eyes and heads
-on all of its steps at once and loops over the memory alone.
+The guesses reach the action detached (sg), so that imitation cannot bend them; the code that a twin is told
+in the place of the latent learns from the action too (see nets.hint). A sequence runs eyes and heads on all
+of its steps at once and loops over the memory alone.
 Shapes: see students.base; N = B or B * T, X = what the eyes say (`seen`) and the 1-D groups (`known`).
 """
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from robokd import UserError
 from robokd.nets.cnn import KeypointEncoder
-from robokd.nets.hint import SHOWN, Hint
+from robokd.nets.hint import SHOWN, Code, Hint
 from robokd.nets.memory import Memory, Recurrent, State, blank, cleared, unroll
 from robokd.nets.mlp import mlp
 from robokd.nets.normalizer import Normalizer
@@ -59,8 +60,7 @@ class ModularStudent(nn.Module):
         self.estimator = mlp(evidence, cfg.estimate_hidden, targets) if targets else None
         self.trunk = mlp(size, cfg.hidden[:-1], cfg.hidden[-1])
         self.head = nn.Linear(cfg.hidden[-1], actions * (votes.steps if votes else 1))
-        shown = {name: spec.size for name, spec in interface.shown.items()}
-        self.hint = Hint(shown, size) if shown else None
+        self.hint = _hint(cfg, interface, size)
         self.blend = cfg.blend
         self.second = _correction(cfg.hidden[-1], actions) if cfg.blend else None
         self.adapter = (
@@ -127,18 +127,10 @@ class ModularStudent(nn.Module):
             for name in self.memory.measured
         }
         features, evidence = self.memory.recall(x, {**state, **rows})
-        guesses: list[Tensor] = []
-        estimates: dict[str, Tensor] = {}
-        if self.estimator is not None:
-            estimate = self.estimator(evidence)
-            estimates = dict(zip(self.targets, estimate.split(list(self.targets.values()), -1), strict=True))
-            guesses.append(estimate.detach())
-        latent = self.adapter(evidence) if self.adapter is not None else None
-        if latent is not None:
-            guesses.append(latent.detach())
+        estimates, latent, guesses = self._guess(evidence, obs)
         *layers, last = self.trunk
         middle = torch.cat((features, *guesses), -1)
-        if self.hint is not None:
+        if isinstance(self.hint, Hint):
             middle = self.hint(obs, middle)
         for layer in layers:
             middle = layer(middle)
@@ -159,12 +151,36 @@ class ModularStudent(nn.Module):
             imitated=imitated,
         )  # fmt: skip
 
+    def _guess(self, evidence: Tensor, obs: State) -> tuple[dict[str, Tensor], Tensor | None, list[Tensor]]:
+        """Return the estimates, the latent, and what the action reads of them."""
+        guesses: list[Tensor] = []
+        estimates: dict[str, Tensor] = {}
+        if self.estimator is not None:
+            estimate = self.estimator(evidence)
+            estimates = dict(zip(self.targets, estimate.split(list(self.targets.values()), -1), strict=True))
+            guesses.append(estimate.detach())
+        code = self.hint(obs) if isinstance(self.hint, Code) else None
+        if code is not None:
+            return estimates, code, [*guesses, code]
+        latent = self.adapter(evidence) if self.adapter is not None else None
+        if latent is not None:
+            guesses.append(latent.detach())
+        return estimates, latent, guesses
+
 
 def widths(eyes: Eyes, interface: Interface) -> tuple[int, int]:
     """Return how many numbers the eyes say, and how many the 1-D groups have; UserError for none at all."""
     if not interface.inputs:
         raise UserError("a student needs at least one observation group or camera, got none")
     return sum(eye.size for eye in eyes.values()), sum(spec.size for spec in interface.obs_specs.values())
+
+
+def _hint(cfg: HeadsCfg, interface: Interface, size: int) -> Hint | Code | None:
+    """Return how a twin is told what it is shown, if there is one: as a code where a latent is guessed."""
+    shown = {name: spec.size for name, spec in interface.shown.items()}
+    if shown and interface.latent_size:
+        return Code(shown, cfg.estimate_hidden, interface.latent_size)
+    return Hint(shown, size) if shown else None
 
 
 def _branches(cfg: HeadsCfg, memory: Memory, size: int, actions: int) -> dict[str, nn.Module]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from robokd import UserError
 from robokd.registry import register
 from robokd.teachers.base import TeacherOutput
+from robokd.teachers.encoded import EncodedModel
 from robokd.teachers.weights import sha256
 
 COUNTS = (
@@ -52,6 +53,9 @@ class PpoCfg:
     critic_hidden: tuple[int, ...] = (256, 128, 64)
     actor_groups: tuple[str, ...] = ("proprio", "privileged")
     critic_groups: tuple[str, ...] = ("proprio", "privileged", "physics")
+    latent: int = 0  # > 0: the actor reads latent_groups as a code of so many numbers, for students to guess
+    latent_groups: tuple[str, ...] = ("privileged",)  # of the actor's
+    latent_hidden: tuple[int, ...] = (256, 128)  # units of what encodes them
     evaluate_every: int = 10  # iterations
     evaluate_episodes: int = 256  # of the validation stream
     stop_success: float = 0.995  # stop when the validation success reaches this
@@ -63,18 +67,22 @@ class PpoCfg:
         for name in POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"teacher.{name} must be > 0, got {getattr(self, name)}")
-        for name in ("entropy", "value_weight", "imitate", "critic_warmup"):
+        for name in ("entropy", "value_weight", "imitate", "critic_warmup", "latent"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"teacher.{name} must be >= 0, got {getattr(self, name)}")
         for name in ("discount", "gae_lambda"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"teacher.{name} must be in (0, 1], got {getattr(self, name)}")
-        for name in ("hidden", "critic_hidden"):
+        for name in ("hidden", "critic_hidden", "latent_hidden"):
             if not (sizes := getattr(self, name)) or min(sizes) < 1:
                 raise ValueError(f"teacher.{name} must be one layer or more of >= 1 units, got {list(sizes)}")
-        for name in ("actor_groups", "critic_groups"):
+        for name in ("actor_groups", "critic_groups", "latent_groups"):
             if not getattr(self, name):
                 raise ValueError(f"teacher.{name} must name at least one observation group, got none")
+        for name in self.latent_groups if self.latent else ():
+            if name not in self.actor_groups:
+                read = ", ".join(self.actor_groups)
+                raise ValueError(f"teacher.latent_groups names {name!r}; teacher.actor_groups are {read}")
 
     def algorithm(self, obs: TensorDict, num_actions: int, device: str) -> PPO:
         """Return rsl_rl's PPO with fresh networks and a rollout storage shaped like obs."""
@@ -99,7 +107,12 @@ class PpoCfg:
 
     def _actor(self, obs: TensorDict, num_actions: int) -> MLPModel:
         noise = {"class_name": "GaussianDistribution", "init_std": self.initial_std, "std_type": "log"}
-        return actor_model(obs, self.actor_groups, num_actions, hidden=self.hidden, noise=noise)
+        if not self.latent:
+            return actor_model(obs, self.actor_groups, num_actions, hidden=self.hidden, noise=noise)
+        return EncodedModel(
+            obs, self.actor_groups, num_actions, encoded=self.latent_groups, latent=self.latent,
+            encoder=self.latent_hidden, hidden=self.hidden, noise=noise,
+        )  # fmt: skip
 
     def _critic(self, obs: TensorDict) -> MLPModel:
         groups = {"critic": list(self.critic_groups)}
@@ -121,27 +134,30 @@ class PpoTeacher:
     """The Teacher protocol over an rsl_rl actor, its normaliser included; who makes it has frozen it.
 
     `action = clip(mlp((obs - mean) / (std + eps)), -1, 1)`, the mean of its Gaussian; the features are what
-    the last layer reads. An actor without noise offers no log_std.
+    the last layer reads. An actor without noise offers no log_std, and only one with a code has a latent.
     """
 
     def __init__(self, actor: MLPModel, inputs: Sequence[str]) -> None:
         self.inputs = tuple(inputs)
-        self.offers = frozenset[str](("features",) if actor.distribution is None else ("log_std", "features"))
+        has = {"log_std": actor.distribution is not None, "latent": isinstance(actor, EncodedModel)}
+        self.offers = frozenset(("features", *(name for name, is_there in has.items() if is_there)))
         self.actor = actor
 
     def label(self, obs: TensorDict) -> TeacherOutput:
         """See Teacher."""
         with torch.no_grad():
             *hidden, last = self.actor.mlp  # rsl_rl's MLP cannot be sliced
-            features = self.actor.get_latent(obs)
+            features = read = self.actor.get_latent(obs)
             for layer in hidden:
                 features = layer(features)
             mean = last(features)
-            log_std = None
+            log_std = latent = None
+            if isinstance(self.actor, EncodedModel):
+                latent = read[:, -self.actor.latent :]
             if self.actor.distribution is not None:
                 self.actor.distribution.update(mean)
                 log_std = self.actor.distribution.std.expand_as(mean).log()
-        return TeacherOutput(action=mean.clip(-1, 1), log_std=log_std, features=features)
+        return TeacherOutput(action=mean.clip(-1, 1), log_std=log_std, latent=latent, features=features)
 
     def act(self, obs: TensorDict) -> Tensor:
         """See Teacher."""
@@ -154,4 +170,5 @@ class PpoTeacher:
     def sha256(self) -> str:
         """See Teacher: of every weight and normaliser number, the groups and the kinds of layers."""
         layers = [type(layer).__name__ for layer in self.actor.mlp]
-        return sha256(self.actor.state_dict(), [*self.inputs, *layers])
+        coded = self.actor.encoded if isinstance(self.actor, EncodedModel) else ()
+        return sha256(self.actor.state_dict(), [*self.inputs, *layers, *coded])

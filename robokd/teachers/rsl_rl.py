@@ -78,6 +78,8 @@ class RslRlCfg:
 
     def _actor(self, tensors: dict[str, Tensor], place: Place) -> MLPModel:
         """Return the actor that the names and shapes of its tensors tell of."""
+        if any(name.startswith("encoder.") for name in tensors):
+            raise UserError(f"{self.path} encodes groups (teacher.latent): say parent=<its teach run>")
         layers = linear_layers(tensors, "mlp.", self.path)
         if len(layers) < 2:
             raise UserError(
