@@ -47,7 +47,8 @@ MAY_IMPORT = {
     **{part: LEARNING | {"charts"} for part in ("learn", "evaluate", "doctor", "play", "look")},
     "bench": LEARNING | {"charts", "export", "sim2real.policy"},
     "charts": {"specs", "vision"},
-    "report": LEARNING | {"charts", "play", "sim2real.log", "sim2real.log_reader"},
+    "evidence": {"files", "intervals"},
+    "report": LEARNING | {"charts", "evidence", "play", "sim2real.log", "sim2real.log_reader"},
     # of export, what the robot reads too
     **{f"export.{name}": set() for name in ("metadata", "signature", "tracing")},
     "export.parity": {"files"},
