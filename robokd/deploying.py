@@ -73,8 +73,7 @@ class DeployConfig:
     home: bool = False  # go slowly to the ready pose first, and back to it at the end
     shadow: str = ""  # another bundle, whose policy runs silently beside
     mismatch: str = "stop"  # on pictures unlike those of training: stop, or warn
-    # to follow, of a policy that reads one: m/s ahead, m/s left, rad/s turn; empty = what the robot tells
-    velocity_command: tuple[float, ...] = ()
+    velocity_command: tuple[float, ...] = ()  # m/s ahead, m/s left, rad/s turn; empty = what the robot tells
     guard: GuardConfig = field(default_factory=GuardConfig)  # what may reach the robot, and when it stops
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)  # how the processes run
     task: str = ""  # the bundle must be for; empty = any

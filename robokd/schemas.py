@@ -136,12 +136,12 @@ class RefineConfig(SimulatingConfig):
         check_trains(self.teacher)
         if not callable(self.teacher.algorithm):  # of sb3 it is a name
             raise ValueError(f"teacher={self.teacher.name} cannot refine: a residual is learned by ppo")
-        if copied := getattr(self.teacher, "imitate", 0):
-            got = f"teacher.imitate={copied}"
-            raise ValueError(f"{got}: a script gives whole actions, and refining learns what to add to them")
-        if self.teacher.latent:
-            got = f"teacher.latent={self.teacher.latent}"
-            raise ValueError(f"{got}: a residual acts on what a robot has, of which nothing is to be guessed")
+        for name, why in (
+            ("imitate", "a script gives whole actions, and refining learns what to add to them"),
+            ("latent", "a residual acts on what a robot has, of which nothing is to be guessed"),
+        ):
+            if said := getattr(self.teacher, name, 0):
+                raise ValueError(f"teacher.{name}={said}: {why}")
         if not 0 < self.residual_scale <= 1:
             raise ValueError(f"residual_scale must be in (0, 1], got {self.residual_scale}")
 
