@@ -42,6 +42,7 @@ WAYS = {
         "dagger.acting.share=0.5",
     ],
     "teach": ["teach", *PPO, "teacher.imitate=2", "teacher.critic_groups=[proprio,privileged]"],
+    "teach a code": ["teach", *PPO, "teacher.latent=2", "teacher.critic_groups=[proprio,privileged]"],
     "refine": [
         "refine", *PPO, "teacher.critic_groups=[base_action,proprio,privileged]", "parent=<student>",
     ],
@@ -131,7 +132,9 @@ def check_same(one: Run, other: Run) -> None:
 @pytest.mark.parametrize(
     "way",
     [
-        pytest.param(way, marks=[pytest.mark.slow] if way in ("reward and twin", "teach") else [])
+        pytest.param(
+            way, marks=[pytest.mark.slow] if way in ("reward and twin", "teach", "teach a code") else []
+        )
         for way in WAYS
     ],
 )

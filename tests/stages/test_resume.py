@@ -88,6 +88,7 @@ ITS_OWN_TEACHER = (
     ("stage", "more"),
     [
         ("teach", ()),
+        pytest.param("teach", ("teacher.latent=2", "teacher.imitate=2"), marks=pytest.mark.slow),
         ("distill", ()),
         # its files are written where there is a checkpoint; test_ranks kills such a run too
         pytest.param("distill", ("dagger.store=device",), marks=pytest.mark.slow),
