@@ -12,8 +12,8 @@ tasks. One teacher, of seed 0; every learning takes one thread.
     refined     residual reinforcement learning on top of dagger
     standard    dagger with student.profile=standard
     blind       dagger without cameras, as many rounds
-    direct      PPO from pictures and reward alone, for as many seconds of learning as teacher and dagger took
-    rgb, points, belief, rma, roa   dagger with other eyes, memories and losses: see WAYS
+    direct      PPO from pictures, with the same estimates beside, for as many seconds of learning as teacher
+                and dagger took together
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tests.evidence.table import Row, fill
 EXPERIMENTS = {
     "reach": "demo", "lift": "lift", "quadrotor_gate": "quadrotor", "quadruped_terrain": "quadruped"
 }  # fmt: skip
-ALONE = ("student.gaussian=true", "loss=[ppo]", "dagger.acting.share=0", "dagger.stop_retention=2")
+ALONE = ("student.gaussian=true", "loss=[ppo,estimate]", "dagger.acting.share=0", "dagger.stop_retention=2")
 WAYS: dict[str, tuple[str, ...]] = {  # what is said to distill beside the task's experiment
     "dagger": (),
     "bc": ("dagger.acting.share=1", "dagger.stop_retention=2"),
