@@ -162,7 +162,8 @@ class State:
     """What a task's pure functions read: the simulation and the episodes, live."""
 
     sim: Sim
-    episode: dict[str, Tensor]  # (N, ...) each, the task's own: goal, timers ...
+    # (N, ...) each, the task's own: goal, timers ...; "rejected" (N,) counts spawns that were put elsewhere
+    episode: dict[str, Tensor]
     draws: Draws
     episode_id: Tensor  # (N,) int64
     step: Tensor  # (N,) int64 control steps since the episode began

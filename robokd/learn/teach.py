@@ -164,9 +164,15 @@ def train(
         "training_env_steps": totals["env_steps"], "grad_samples": totals["grad_samples"],
         "frames_rendered": ranks.count(env.frames_rendered) + totals["validation_frames"],
         "iterations": totals["iteration"], "episodes": ranks.count(env.episodes_ended),
-        "diverged": ranks.count(env.episodes_diverged),
+        "diverged": ranks.count(env.episodes_diverged), "rejected_spawns": ranks.count(rejected_spawns(env)),
         "validation_success": totals["best"][0], "action_saturation": totals["saturation"],
     }  # fmt: skip
+
+
+def rejected_spawns(env: VecEnv) -> int:
+    """Return how often a thing would have begun inside another and was put elsewhere; see State.episode."""
+    rejected = env.state.episode.get("rejected")
+    return 0 if rejected is None else int(rejected.sum().item())
 
 
 class PpoLearner:

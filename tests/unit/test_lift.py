@@ -14,6 +14,7 @@ from robokd.tasks.lift import LiftCfg
 from robokd.curricula.uniform import UniformCfg
 from robokd.draws import Draws
 from robokd.env.base import Setup
+from robokd.learn.teach import rejected_spawns
 from robokd.sim.mujoco import MujocoCfg
 from robokd.teachers.scripted import ScriptedTeacher
 from robokd.vision.sensor import Corruption
@@ -142,6 +143,15 @@ def test_an_object_that_would_begin_in_the_hand_is_put_to_its_mirror_place():
     wanted = [0.5 * math.cos(0.3), -0.5 * math.sin(0.3), 0.02]
     assert start.position[0].tolist() == pytest.approx(wanted)
     assert start.position[2].tolist() == pytest.approx([wanted[0], -wanted[1], 0.02])
+
+
+def test_rejected_spawns_are_counted_for_the_summary():
+    env = make()
+    assert rejected_spawns(env) == 0
+    env.state.episode["rejected"] += 2
+    assert rejected_spawns(env) == 2 * env.num_envs
+    del env.state.episode["rejected"]  # as of a task that rejects none
+    assert rejected_spawns(env) == 0
 
 
 def test_no_stage_is_paid_for_waiting():
