@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from robokd import evidence
@@ -67,3 +69,9 @@ def test_a_file_that_is_no_table_is_refused_in_a_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "suite_swing.json" in error
     assert "Traceback" not in error
+
+
+def test_the_readme_has_the_table_of_what_was_measured():
+    root = Path(__file__).parents[2]
+    said = (root / "README.md").read_text().split("<!-- evidence -->\n")[1].split("<!-- /evidence -->")[0]
+    assert said == evidence.markdown(root / "results")
