@@ -200,8 +200,11 @@ def _describe(nodes: Sequence[Any]) -> dict[str, Any]:
 
 
 def terms_of(action: ActionSpec) -> dict[str, str]:
-    """Return what 1-D groups may be made of -> unit; what is of joints only where there are any."""
-    units = dict.fromkeys(action.units or ("rad",))
+    """Return what 1-D groups may be made of -> unit; what is of joints only where there are any.
+
+    As in CHANNELS the unit of joints is rad; those that slide, a gripper's, are in m all the same.
+    """
+    units = dict.fromkeys(("rad",) if action.joints else action.units)
     own = {"command": ", ".join(units), "command_rate": ", ".join(RATE_UNITS.get(one, "") for one in units)}
     told = {name: unit for name, unit in CHANNELS.items() if action.joints or not name.startswith("joint_")}
     return told | own | {"clock": "1"}

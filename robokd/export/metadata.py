@@ -16,9 +16,13 @@ PROOF = "parity_max_abs"  # measured of the very bytes that would hold it
 
 
 def annotate(graph: bytes, manifest: Mapping[str, Any], run_path: str) -> bytes:
-    """Return the graph with the contract in its `metadata_props`; it computes the same."""
+    """Return the graph with the contract in its `metadata_props`; it computes the same.
+
+    What torch says of each node, its stack trace, is as large as a small policy and is left out.
+    """
     model = onnx.load_model_from_string(graph)
-    del model.metadata_props[:]
+    for said in (model, *model.graph.node, *model.graph.value_info):
+        del said.metadata_props[:]
     onnx.helper.set_model_props(model, properties(manifest, run_path))
     return model.SerializeToString(deterministic=True)
 

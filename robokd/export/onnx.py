@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 OPSET = 18
 EPISODES = 8  # whole ones that samples are taken from, at least
 WORLDS = 32  # an episode of each says what pictures may look like
-GOLDEN = 16  # samples that travel with the bundle
+GOLDEN = 8  # samples that travel with the bundle
 
 
 class PolicyGraph(nn.Module):

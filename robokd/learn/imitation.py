@@ -45,17 +45,20 @@ class Imitation:
     def learn(self, algorithm: PPO) -> dict[str, float]:
         """Fit the actor's mean to the labels of the last rollout, the one in the algorithm's storage."""
         rows = algorithm.storage.observations.flatten(0, 1)
-        labels = torch.cat(self._labels)
+        labels, worlds = torch.cat(self._labels), len(self._labels[0])
         self._labels, loss = [], labels.new_zeros(())
         for _ in range(algorithm.num_learning_epochs):
-            order = torch.randperm(len(labels), device=labels.device)
+            # drawn as one process would, of all rows; each takes those of its own worlds
+            order = torch.randperm(len(labels) * ranks.world(), device=labels.device)
             for batch in order.chunk(algorithm.num_mini_batches):
-                loss = (self._actor(rows[batch]) - labels[batch]).square().mean()
+                own = _own(batch, worlds)
+                error = (self._actor(rows[own]) - labels[own]).square().mean(1)
+                loss = error.sum() / len(batch)
                 self._optimizer.zero_grad()
-                (loss / ranks.world()).backward()
+                loss.backward()
                 ranks.sum_gradients(self._actor.parameters())
                 self._optimizer.step()
-        return {"imitation": loss.item()}
+        return {"imitation": loss.item() * ranks.world()}
 
     def state(self) -> dict[str, Any]:
         """Return what decides how it goes on."""
@@ -64,3 +67,10 @@ class Imitation:
     def restore(self, saved: dict[str, Any]) -> None:
         """Return to a state."""
         self._optimizer.load_state_dict(saved["imitation"])
+
+
+def _own(batch: Tensor, worlds: int) -> Tensor:
+    """Return which of this process's rows, of `worlds` worlds a step, are among rows of all processes."""
+    step, world = batch // (worlds * ranks.world()), batch % (worlds * ranks.world())
+    is_own = world // worlds == ranks.rank()
+    return (step * worlds + world % worlds)[is_own]
