@@ -39,7 +39,7 @@ from robokd.progress import Progress
 from robokd.run import Run
 from robokd.teachers.ppo import PpoCfg, PpoTeacher
 from robokd.teachers.sb3 import Sb3Cfg, Sb3Teacher
-from robokd.teachers.scripted import ScriptedCfg
+from robokd.teachers.scripted import ScriptedCfg, ScriptedTeacher
 
 if TYPE_CHECKING:
     from robokd.config import TeachConfig
@@ -109,7 +109,7 @@ def _learner(config: TeachConfig, env: TaskEnv) -> Learner:
     settings: PpoCfg | Sb3Cfg = config.teacher
     if isinstance(settings, PpoCfg):
         algorithm = share(settings.algorithm(env.get_observations(), env.num_actions, config.device))
-        return PpoLearner(env, algorithm, settings)
+        return PpoLearner(env, algorithm, settings, ScriptedCfg().open(env) if settings.imitate else None)
     try:
         from robokd.learn.sb3 import Sb3Learner
     except ModuleNotFoundError as error:
@@ -178,12 +178,12 @@ def rejected_spawns(env: VecEnv) -> int:
 class PpoLearner:
     """The Learner protocol over rsl_rl's PPO; its state is what rsl_rl's runner reads, and random state."""
 
-    def __init__(self, env: VecEnv, algorithm: PPO, settings: PpoCfg) -> None:
+    def __init__(
+        self, env: VecEnv, algorithm: PPO, settings: PpoCfg, script: ScriptedTeacher | None = None
+    ) -> None:
+        """`script`: what is copied first, for settings.imitate iterations."""
         self.env, self.algorithm, self.settings = env, algorithm, settings
-        self._imitation = None
-        if settings.imitate:
-            script = ScriptedCfg().open(env)
-            self._imitation = Imitation(script, algorithm.actor, settings.imitate)
+        self._imitation = Imitation(script, algorithm.actor, settings.imitate) if script else None
 
     def learn(self, iteration: int) -> tuple[dict[str, float], int]:
         """See Learner."""
