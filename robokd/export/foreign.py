@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from robokd.config import ImportConfig
 
 STAGE = "import"
-PROOFS, GOLDEN = 256, 8  # random states; those of them that travel with the bundle
+PROOFS, GOLDEN = 256, 16  # random states; those of them that travel with the bundle
 _TURN = 5.0  # rad/s that a body of the proof turns at most, about each axis
 
 

@@ -139,10 +139,10 @@ def test_pictures_are_of_one_episode_of_each_world_in_order(chain):
 def test_a_bundle_s_golden_vectors_stride_over_whole_episodes_and_its_graph_repeats_them(bundle):
     whole = read_bundle(bundle)
     samples = read_samples(whole.member("samples.json"), whole.manifest["graph"])
-    assert len(samples) == 16
+    assert len(samples) == 8
     assert not samples[0].inputs["rate"].any()
     for name in ("anchor", "rate", "proprio", "front"):
-        assert len({sample.inputs[name].tobytes() for sample in samples}) >= 9, name
+        assert len({sample.inputs[name].tobytes() for sample in samples}) >= 5, name
     worst = parity(whole.member("policy.onnx"), samples, whole.action.control_dt)
     assert max(worst.values()) <= MAX_ABS
     Policy(whole)
