@@ -32,7 +32,7 @@ def is_evidence(folder: Path) -> bool:
 
 def lines(folder: Path) -> list[tuple[str, ...]]:
     """Return the cells of every line, HEAD first; UserError for a file that is none of the suite's."""
-    found = [HEAD]
+    found: list[tuple[str, ...]] = [HEAD]
     for path in sorted(folder.glob(PATTERN)):
         task = path.stem.removeprefix("suite_")
         data = read_json(path)

@@ -172,7 +172,7 @@ def build_env(setup: dict[str, Any]) -> NativeEnv:
         raise UserError(f"{why}: there is no model of its robot for MuJoCo")
     env = config.task.build(
         sim=config.sim, renderer=config.renderer, corrupt=config.corrupt,
-        setup=one_world(setup, dict.fromkeys(("proprio", *setup["observations"], *setup["cameras"]))),
+        setup=one_world(setup, tuple(dict.fromkeys(("proprio", *setup["observations"], *setup["cameras"])))),
     )  # fmt: skip
     check_fits(setup, env)
     return env

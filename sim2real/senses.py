@@ -110,7 +110,7 @@ class Senses:
                 raise SafetyStop(f"stale_{sensor}", why)
             check_age(sensor, last.captured_s, now_s, self._joints_s)
             found |= {name: getattr(then, name) for name in names}
-            felt_s |= dict.fromkeys(names, then.captured_s)
+            felt_s |= {name: float(then.captured_s) for name in names}
         return found, felt_s
 
     def _follow(
