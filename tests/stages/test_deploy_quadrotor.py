@@ -11,12 +11,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
-from bodies import make_env, make_quadrotor_bundle
+from bodies import deployed, make_env, make_quadrotor_bundle, world_of
 from robokd.sim2real.arming import check_arm
 from robokd.sim2real.deploy import check_task
 from robokd.sim2real.limiter import Bounds, Limiter
 from robokd.sim2real.log_reader import read_log
-from robokd.sim2real.mujoco_host import World
 from robokd.sim2real.policy import Policy
 from robokd.sim2real.rest import is_level, rest_of
 from robokd.sim2real.robot import ImuReading
@@ -27,10 +26,8 @@ from robokd import UserError, registry
 from robokd.cli import main
 from robokd.config import compose
 from robokd.export.bundle import read_bundle
-from robokd.run import Run
 
 HORIZON_S = 0.6
-PATIENT = ("robot.reply_timeout_s=20", "guard.stop_after_s=20")  # what a machine that others use too needs
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +37,10 @@ def bundle(tmp_path_factory):
     )
 
 
-def world_of(bundle):
-    return World({**read_bundle(bundle).manifest, "bundle": str(bundle), "seed": 0, "space": "seen"})
-
-
 @pytest.fixture(scope="module")
 def done(bundle, tmp_path_factory):
     """A deployment of two episodes."""
-    runs = tmp_path_factory.mktemp("done")
-    code = main(["deploy", f"bundle={bundle}", "episodes=2", f"runs={runs}", *PATIENT])
-    (path,) = Path(runs).glob("*_deploy_*")
-    return code, Run.open(path)
+    return deployed(bundle, tmp_path_factory.mktemp("done"))
 
 
 def test_a_quadrotor_flies_for_its_episodes_and_breaks_no_limit(done):

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # the samples
-from bodies import make_env, make_quadruped_bundle, standing
+from bodies import PATIENT, deployed, make_env, make_quadruped_bundle, standing, world_of
 from robokd.sim2real.log_reader import read_log
-from robokd.sim2real.mujoco_host import World
 from robokd.sim2real.policy import dial
 from robokd.sim2real.robot import JointReading
 from robokd.sim2real.safety import HELD_TOLERANCE, SafetyStop, start_anchor
@@ -22,10 +21,8 @@ from robokd import UserError, registry
 from robokd.cli import main
 from robokd.export.bundle import read_bundle
 from robokd.export.contract import clock_s, sag_rad
-from robokd.run import Run
 
 HORIZON_S = 0.6
-PATIENT = ("robot.reply_timeout_s=20", "guard.stop_after_s=20")  # what a machine that others use too needs
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +30,10 @@ def bundle(tmp_path_factory):
     return make_quadruped_bundle(tmp_path_factory.mktemp("bundle") / "stand.robokd", horizon_s=HORIZON_S)
 
 
-def world_of(bundle):
-    return World({**read_bundle(bundle).manifest, "bundle": str(bundle), "seed": 0, "space": "seen"})
-
-
 @pytest.fixture(scope="module")
 def done(bundle, tmp_path_factory):
     """A deployment of two episodes."""
-    runs = tmp_path_factory.mktemp("done")
-    code = main(["deploy", f"bundle={bundle}", "episodes=2", f"runs={runs}", *PATIENT])
-    (path,) = Path(runs).glob("*_deploy_*")
-    return code, Run.open(path)
+    return deployed(bundle, tmp_path_factory.mktemp("done"))
 
 
 def test_a_quadruped_stands_for_its_episodes_and_breaks_no_limit(done):

@@ -1,21 +1,26 @@
 """Bundles of bodies that no base holds: a quadruped that stands, a quadrotor that hovers and creeps off."""
 
 import functools
+from pathlib import Path
 
 from reach_bundle import creeping
+from robokd.sim2real.mujoco_host import World
 from robokd.tasks.quadrotor_gate import QuadrotorGate, QuadrotorGateCfg
 from robokd.tasks.quadruped_terrain import QuadrupedTerrain, QuadrupedTerrainCfg
 from robot_samples import described, golden, manifest
 
 from robokd import registry
+from robokd.cli import main
 from robokd.config import dump
 from robokd.draws import Draws
 from robokd.env.base import Setup
-from robokd.export.bundle import write_bundle
+from robokd.export.bundle import read_bundle, write_bundle
 from robokd.export.contract import gains, sag_rad
+from robokd.run import Run
 from robokd.specs import to_dict
 
 PARTS = {"sim": "mujoco", "renderer": "raster", "corrupt": "clean"}
+PATIENT = ("robot.reply_timeout_s=20", "guard.stop_after_s=20")  # what a machine that others use too needs
 NOTHING = dict.fromkeys(("kp", "kd", "torque", "torque_rate", "jerk", "sag"))
 
 
@@ -65,3 +70,15 @@ def _write(path, cfg, task, robot, step, *, groups=("proprio",), **changes):
     }  # fmt: skip
     write_bundle(path, content | changes, {"policy.onnx": data, "samples.json": golden(data, inputs)})
     return path
+
+
+def world_of(bundle) -> World:
+    """Return the world of the bundle's simulated robot."""
+    return World({**read_bundle(bundle).manifest, "bundle": str(bundle), "seed": 0, "space": "seen"})
+
+
+def deployed(bundle, runs) -> tuple[int, Run]:
+    """Deploy two episodes; return the exit code and the run."""
+    code = main(["deploy", f"bundle={bundle}", "episodes=2", f"runs={runs}", *PATIENT])
+    (path,) = Path(runs).glob("*_deploy_*")
+    return code, Run.open(path)
