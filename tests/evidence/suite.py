@@ -38,6 +38,7 @@ from robokd.learn.dagger import distill
 from robokd.learn.residual import refine
 from robokd.learn.teach import teach
 from robokd.pipeline import Steps
+from robokd.registry import unknown
 from robokd.run import Run
 from tests.evidence.table import Row, fill
 
@@ -160,9 +161,13 @@ def _thinking(path: Path) -> dict[str, float]:
 
 def main(task: str, *words: str) -> None:
     """Write the rows of the ways and seeds asked for."""
-    said = dict(word.split("=", 1) for word in words)
-    out = said.get("out", f"results/suite_{task}.json")
+    said = dict(word.split("=", 1) for word in words if "=" in word)
     ways = said.get("ways", "teacher,dagger,bc,refined").split(",")
+    for what, names, known in (("task", [task], EXPERIMENTS), ("way", ways, ("teacher", "refined", *WAYS))):
+        for name in names:
+            if name not in known:
+                raise SystemExit(unknown(what, name, known))
+    out = said.get("out", f"results/suite_{task}.json")
     folder = Path("runs") / f"suite_{task}"
     cells = [
         (way, seed) for way in ways for seed in range(1 if way == "teacher" else int(said.get("seeds", "3")))
