@@ -101,9 +101,8 @@ class World:
     def step(self, target: np.ndarray) -> bool:
         """See Body.step."""
         env, state = self.env, self.env.state
-        if (
-            self.steps % self.substeps == 0
-        ):  # as in training, where what changes with time is of the step's end
+        # as in training, where what changes with time is of the step's end
+        if self.steps % self.substeps == 0:
             state.step = state.step + 1
         state.command = torch.from_numpy(target)[None]
         env.sim.step(env.task.control(state.command, state), 1)

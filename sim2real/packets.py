@@ -21,6 +21,12 @@ from robokd.sim2real.robot import ImuReading, JointReading, Odometry, Order
 
 MAGIC, VERSION = 0x6B626F72, 2
 REASONS = ("position", "velocity", "acceleration", "jerk", "shadow")  # bits of SENT: why it is another
+# what a JointReading tells beside the joints: its kind, and for each of its fields the packet's
+TOLD: dict[str, tuple[type, dict[str, str]]] = {
+    "imu": (ImuReading, {"captured_s": "imu_s", "gyro": "gyro", "gravity": "gravity"}),
+    "order": (Order, {"captured_s": "order_s", "velocity": "order"}),
+    "odometry": (Odometry, {"captured_s": "odometry_s", "velocity": "moving"}),
+}
 MOST_BYTES = 64 * 1024
 MOST_AT_ONCE = 64
 BACKLOG = 32  # times so many: more than a socket holds
@@ -96,51 +102,23 @@ class Packet:
     row: Any  # a record of the kind's layout; a dict where the kind has none
 
 
-def imu_values(imu: ImuReading | None) -> dict[str, Any]:
-    """Return what a STATE or JOINTS says of an IMU."""
-    return {} if imu is None else {"imu_s": imu.captured_s, "gyro": imu.gyro, "gravity": imu.gravity}
-
-
-def imu_of(row: Any) -> ImuReading | None:  # noqa: ANN401  (a record)
-    """Return what `imu_values` was given."""
-    if not (captured_s := float(row["imu_s"])):
-        return None
-    return ImuReading(captured_s=captured_s, gyro=row["gyro"], gravity=row["gravity"])
-
-
-def order_values(order: Order | None) -> dict[str, Any]:
-    """Return what a STATE or JOINTS says of an order."""
-    return {} if order is None else {"order_s": order.captured_s, "order": order.velocity}
-
-
-def order_of(row: Any) -> Order | None:  # noqa: ANN401  (a record)
-    """Return what `order_values` was given."""
-    if not (captured_s := float(row["order_s"])):
-        return None
-    return Order(captured_s=captured_s, velocity=row["order"])
-
-
-def odometry_values(odometry: Odometry | None) -> dict[str, Any]:
-    """Return what a STATE or JOINTS says of odometry."""
-    return {} if odometry is None else {"odometry_s": odometry.captured_s, "moving": odometry.velocity}
-
-
-def odometry_of(row: Any) -> Odometry | None:  # noqa: ANN401  (a record)
-    """Return what `odometry_values` was given."""
-    if not (captured_s := float(row["odometry_s"])):
-        return None
-    return Odometry(captured_s=captured_s, velocity=row["moving"])
-
-
 def told_values(reading: JointReading) -> dict[str, Any]:
     """Return what a STATE or JOINTS says of all that is told beside the joints."""
-    rows = imu_values(reading.imu), order_values(reading.order), odometry_values(reading.odometry)
-    return {name: value for row in rows for name, value in row.items()}
+    told = ((getattr(reading, name), fields) for name, (_, fields) in TOLD.items())
+    return {
+        field: getattr(one, name) for one, fields in told if one is not None for name, field in fields.items()
+    }
 
 
 def told_of(row: Any) -> dict[str, Any]:  # noqa: ANN401  (a record)
     """Return what `told_values` was given: imu, order and odometry, None where there is none."""
-    return {"imu": imu_of(row), "order": order_of(row), "odometry": odometry_of(row)}
+    return {name: _told(row, kind, fields) for name, (kind, fields) in TOLD.items()}
+
+
+def _told(row: Any, kind: type, fields: dict[str, str]) -> Any:  # noqa: ANN401  (a record; of that kind)
+    if not (captured_s := float(row[fields["captured_s"]])):
+        return None
+    return kind(**{name: row[field] for name, field in fields.items()} | {"captured_s": captured_s})
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

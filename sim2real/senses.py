@@ -7,9 +7,11 @@ states that the guard has told. Times are s on time.monotonic(), shapes A comman
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from robokd.sim2real.board import Board
@@ -22,6 +24,7 @@ from robokd.sim2real.safety import SafetyStop, check_age, check_pictures, joints
 from robokd.export.bundle import Bundle
 
 POLL_S = 0.3e-3
+Felt = TypeVar("Felt", ImuReading, Odometry)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,27 +170,23 @@ def matched(states: Sequence[State], moment_s: float) -> State:
                 captured_s=moment_s, position=_between(before.position, after.position, share),
                 velocity=_between(before.velocity, after.velocity, share), anchor=before.anchor,
                 rate=before.rate, mode=before.mode, token=before.token, origin=before.origin,
-                imu=_turned(before.imu, after.imu, share), order=before.order,
-                odometry=_moved(before.odometry, after.odometry, share),
+                imu=_felt(before.imu, after.imu, share), order=before.order,
+                odometry=_felt(before.odometry, after.odometry, share),
             )  # fmt: skip
         after = before
     return after
 
 
-def _turned(before: ImuReading | None, after: ImuReading | None, share: float) -> ImuReading | None:
-    if before is None or after is None:
-        return None
-    return ImuReading(
-        captured_s=before.captured_s + share * (after.captured_s - before.captured_s),
-        gyro=_between(before.gyro, after.gyro, share), gravity=_between(before.gravity, after.gravity, share),
-    )  # fmt: skip
-
-
-def _moved(before: Odometry | None, after: Odometry | None, share: float) -> Odometry | None:
+def _felt(before: Felt | None, after: Felt | None, share: float) -> Felt | None:
+    """Return what a sensor felt between two readings of it; None where one of them is missing."""
     if before is None or after is None:
         return None
     captured_s = before.captured_s + share * (after.captured_s - before.captured_s)
-    return Odometry(captured_s=captured_s, velocity=_between(before.velocity, after.velocity, share))
+    arrays = {
+        field.name: _between(getattr(before, field.name), getattr(after, field.name), share)
+        for field in dataclasses.fields(before) if field.name != "captured_s"
+    }  # fmt: skip
+    return dataclasses.replace(before, captured_s=captured_s, **arrays)
 
 
 def _between(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:

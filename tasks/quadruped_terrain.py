@@ -296,7 +296,7 @@ class QuadrupedTerrain:
             noise = (draws * episode["noise"]).split(sizes, 1)
             felt = dict(zip(NOISE, (gyro, gravity, position, rate), strict=True))
             parts = [felt[name] + NOISE[name] * one for name, one in zip(NOISE, noise, strict=True)]
-            phase = episode["elapsed"] * (2 * math.pi / trot.Gait().period)
+            phase = episode["elapsed"] * (2 * math.pi / self.cfg.clock_s)
             return torch.cat((*parts, state.rate, episode["command"], phase.sin(), phase.cos()), 1)
         if group == "privileged":
             under = get("qpos")[:, 2:3].float() - go2.STAND_HEIGHT_M

@@ -63,12 +63,12 @@ class Suite:
 
     def __init__(self, task: str, folder: Path) -> None:
         self._said = f"experiment={EXPERIMENTS[task]}"
-        self._words = [self._said] if task != "reach" else [self._said, "task=reach"]
+        self._task = f"task={task}"
         self.steps = Steps(folder)
 
     def teacher(self) -> Run:
         """Return the teacher's run."""
-        return self.steps.do("teacher", teach, compose("teach", [*self._words, "threads=1"]))
+        return self.steps.do("teacher", teach, compose("teach", [self._task, self._said, "threads=1"]))
 
     def student(self, way: str, seed: int) -> Run:
         """Return a student's run."""

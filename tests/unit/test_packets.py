@@ -22,11 +22,7 @@ from robokd.sim2real.packets import (
     Packet,
     decode,
     encode,
-    imu_of,
-    imu_values,
     layouts,
-    order_of,
-    order_values,
     pair,
     told_of,
     told_values,
@@ -300,6 +296,12 @@ def test_a_channel_has_its_own_socket_kind():
         assert JSON_KINDS  # some kinds have no layout
 
 
+def beside(**told):
+    """A reading of joints, and what is told beside them."""
+    rest = np.zeros(SIZE, np.float32)
+    return JointReading(captured_s=12.5, position=rest, velocity=rest, target=rest, **told)
+
+
 def test_an_imu_comes_as_it_was_sent_and_none_as_none(ends):
     left, right = ends
     told = ImuReading(
@@ -309,8 +311,8 @@ def test_an_imu_comes_as_it_was_sent_and_none_as_none(ends):
     )
     for kind in (Kind.STATE, Kind.JOINTS):
         for imu in (told, None):
-            left.send(kind, captured_s=12.5, **imu_values(imu))
-            found = imu_of(right.receive()[0].row)
+            left.send(kind, captured_s=12.5, **told_values(beside(imu=imu)))
+            found = told_of(right.receive()[0].row)["imu"]
             assert (found is None) == (imu is None)
             if found is not None:
                 assert found.captured_s == 12.25
@@ -323,10 +325,10 @@ def test_an_order_comes_as_it_was_sent_and_none_as_none(ends):
     told = Order(captured_s=12.25, velocity=np.array([0.5, -0.25, 1], np.float32))
     for kind in (Kind.STATE, Kind.JOINTS):
         for order in (told, None):
-            left.send(kind, captured_s=12.5, **order_values(order))
+            left.send(kind, captured_s=12.5, **told_values(beside(order=order)))
             row = right.receive()[0].row
-            assert imu_of(row) is None
-            found = order_of(row)
+            assert told_of(row)["imu"] is None
+            found = told_of(row)["order"]
             assert (found is None) == (order is None)
             if found is not None:
                 assert (found.captured_s, found.velocity.tolist()) == (12.25, [0.5, -0.25, 1])
