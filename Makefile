@@ -33,10 +33,10 @@ demo: $(RUN_STAMP)  ## the whole chain on CPU, then where the report is
 		"$$(tail -n 1 $(VENV)/demo.log)"
 
 test: $(DEV_STAMP)  ## what every change must pass; CPU, minutes
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart=0  # with restarts xdist 3.8 hangs
 
 test-slow: $(DEV_STAMP)  ## the tests that take minutes each
-	$(VENV)/bin/python -m pytest -m slow
+	$(VENV)/bin/python -m pytest -m slow --timeout=3600
 
 test-isaaclab:  ## Isaac Lab's tasks as ours, in an environment of its own: Python 3.12, 8 GB
 	@test -x build/isaaclab/bin/python || $(ISAACLAB_PYTHON) -m venv build/isaaclab
