@@ -23,7 +23,7 @@ TOUCH_N = 1.0  # from which a touch counts
 TILT = -0.4  # gravity along the trunk's z, above which it has fallen: 66 degrees
 STRIDE_S, LONGEST_S = 0.1, 0.4  # of a foot in the air: what lies between is paid
 SMOOTH_S = 0.25  # over which what is followed is averaged: a stride's own back and forth is no error
-SPEED_SCALE, TURN_SCALE = 0.3, 0.4  # m/s, rad/s off the command at which a third of the pay is left
+SPEED_SCALE, TURN_SCALE = 0.3, 0.25  # m/s, rad/s off the command at which a third of the pay is left
 # what a step leaves in the episode, and how many numbers it is
 TRACES = {
     "contact": 4, "air": 4, "landed": 4, "knocks": 1, "fallen": 1, "joint_vel": 12, "joint_change": 1,
@@ -38,7 +38,7 @@ class GaitCfg:
     clock_s: ClassVar[float] = trot.Gait().period  # of the clock that is observed: a stride of trot.py
     speed_weight: float = 1.5  # of the commanded velocity
     way_weight: float = 1.5  # of the share of the commanded speed that is gone along it
-    turn_weight: float = 0.8  # of the commanded turn
+    turn_weight: float = 1.0  # of the commanded turn
     alive_weight: float = 0.2
     stride_weight: float = 1.0  # of a foot's time in the air beyond STRIDE_S, at touchdown
     trot_weight: float = 0.3  # of feet that touch with the one across, and not with the others

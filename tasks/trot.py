@@ -23,9 +23,11 @@ from torch import Tensor
 PHASE = (0.0, 0.5, 0.5, 0.0)  # of a stride at its begin; the first half is on the ground
 FREED, RISEN = 0.12, 0.35  # share of the time in the air until a foot goes ahead, and until it is up
 FARTHEST_M = (0.2, 0.12)  # of a foothold from under the hip: ahead, aside
-STEPS_M = (0.0, 0.04, -0.04, 0.08, -0.08, 0.12, -0.12, 0.16)  # from the foothold wanted to others, ahead
-EDGE_M = 0.04  # how far around a foothold the ground should be level
-STEEP_M, PIT_M = 0.03, 0.15  # heights within EDGE_M, and below the best candidate, that are kept off
+STEPS_M = tuple(0.02 * i for i in range(-9, 11))  # from the foothold wanted to others, ahead
+EDGES = {0.05: 0.2, 0.08: 0.1}  # m around a foothold where the ground should be even, and the cost if not
+STEEP_M, PIT_M = 0.03, 0.15  # of a bend within EDGES, and below the best candidate, that are kept off
+BACK = 0.25  # how much dearer a step back is than one ahead
+HELD = 0.7  # cost of a metre from where a foot is by now, at the end of its flight
 UNEVEN_M = 0.22  # of ground over or under the mean, at most
 
 
@@ -100,7 +102,10 @@ def targets(read: dict[str, Tensor], heights: Heights, gait: Gait) -> Tensor:
     stand = foot[..., :2] + gait.pull * (plan - foot[..., :2]) - (1 - gait.pull) * gait.lead * wanted
     farthest = command.new_tensor(FARTHEST_M)
     step = (is_at + should) * (half / 4) + gait.step_gain * (is_at - should)
-    land = heights.foothold(under + torch.maximum(torch.minimum(step, farthest), -farthest))
+    land = under + torch.maximum(torch.minimum(step, farthest), -farthest)
+    # the ground goes on moving back until the foot is down; once on its way a foot keeps to its choice
+    rest = is_at * (half * (1 - flown) * ~is_down)[..., None]
+    land = heights.foothold(land + rest, foot[..., :2] + rest, HELD * flown) - rest
     swing = torch.where((flown > FREED)[..., None], land, foot[..., :2])
     flat = torch.where(is_down[..., None], stand, swing)
     rise = heights.level()
@@ -149,15 +154,24 @@ class Heights:
         shares = torch.linspace(0, 1, 4).tolist()
         return torch.stack([self.over(foot + share * (land - foot), rise) for share in shares]).amax(0)
 
-    def foothold(self, land: Tensor) -> Tensor:
-        """Return footholds near those wanted (N, 4, 2), from the hips' joints, off edges and out of pits."""
+    def foothold(self, land: Tensor, foot: Tensor, held: Tensor) -> Tensor:
+        """Return footholds off edges and out of pits (N, 4, 2), from the hips' joints.
+
+        Args:
+            land: (N, 4, 2) that are wanted: the others are ahead of them and behind.
+            foot: (N, 4, 2) where they are by now.
+            held: (N, 4) what a metre from there costs; one from where they are wanted costs 1, behind it more.
+        """
         ahead = land.new_tensor([[step, 0.0] for step in STEPS_M])
         candidate = land[:, :, None] + ahead
-        edge, place = land.new_tensor([EDGE_M, 0.0]), candidate + self._hips[:, None]
-        around = torch.stack([self.at(place + share * edge) for share in (-1, 0, 1)])
-        rough = around.amax(0) - around.amin(0)
-        depth = around[1].amax(-1, keepdim=True) - around[1]
-        cost = ahead[:, 0].abs() + 0.2 * (rough > STEEP_M) + 10.0 * (depth > PIT_M)
+        place = candidate + self._hips[:, None]
+        level, way = self.at(place), (candidate - foot[:, :, None])[..., 0].abs()
+        cost = torch.where(ahead[:, 0] < 0, 1 + BACK, 1.0) * ahead[:, 0].abs() + held[..., None] * way
+        cost = cost + 10.0 * (level.amax(-1, keepdim=True) - level > PIT_M)
+        for distance, price in EDGES.items():
+            edge = land.new_tensor([distance, 0.0])
+            bend = self.at(place - edge) + self.at(place + edge) - 2 * level  # none along a slope
+            cost = cost + price * (bend.abs() > STEEP_M)
         best = cost.argmin(-1, keepdim=True)[..., None].expand(*land.shape[:2], 1, 2)
         return candidate.gather(2, best)[:, :, 0]
 

@@ -10,6 +10,7 @@ from robokd.sim.mujoco import MujocoCfg
 from robokd.vision.sensor import Corruption
 
 WORLDS = 24
+FREE = torch.zeros(1, 4)  # feet that have yet to choose
 
 
 def walk(**fields):
@@ -52,16 +53,25 @@ def test_a_leg_that_cannot_reach_stretches_towards_the_place():
 
 def test_footholds_stay_where_they_are_wanted_on_flat_ground():
     wanted = torch.tensor([[[0.05, -0.0955], [0.05, 0.0955], [-0.05, -0.0955], [-0.05, 0.0955]]])
-    torch.testing.assert_close(ground(lambda x: 0.0).foothold(wanted), wanted)
+    torch.testing.assert_close(ground(lambda x: 0.0).foothold(wanted, wanted - 0.1, FREE), wanted)
 
 
 def test_footholds_keep_out_of_a_pit():
     heights = ground(lambda x: -0.5 if 0.15 < x < 0.35 else 0.0)  # under the front hips
     wanted = torch.tensor([[[0.0, -0.0955], [0.0, 0.0955], [0.0, -0.0955], [0.0, 0.0955]]])
-    found = heights.foothold(wanted)
+    found = heights.foothold(wanted, wanted, FREE)
     places = torch.tensor(go2.HIPS_M) + found[0]
     assert (heights.at(places[None]) > -0.1).all()
     assert (found[0, 2:] == wanted[0, 2:]).all()
+
+
+def test_a_foot_on_its_way_over_a_pit_keeps_to_its_choice():
+    heights = ground(lambda x: -0.5 if 0.15 < x < 0.35 else 0.0)  # under the front hips
+    wanted = torch.tensor([[[0.06, -0.0955], [0.06, 0.0955], [0.0, -0.0955], [0.0, 0.0955]]])
+    for side in (-0.15, 0.15):
+        found = heights.foothold(wanted, wanted + torch.tensor([side, 0.0]), 0.7 * torch.ones(1, 4))
+        assert ((found - wanted)[0, :2, 0].sign() == side / 0.15).all()
+        assert (found[0, 2:] == wanted[0, 2:]).all()
 
 
 def test_the_level_is_the_mean_of_the_ground_under_the_feet_and_a_pit_counts_little():
