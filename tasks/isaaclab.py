@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from robokd.tasks.apart import opened
-from robokd.tasks.managed import check_installed
+from robokd.tasks.foreign.apart import opened
+from robokd.tasks.foreign.managed import check_installed
 
 from robokd import UserError
 from robokd.env.foreign import ForeignEnv, check_parts
@@ -100,6 +100,6 @@ class IsaacLabCfg:
 
 def open_worlds(cfg: IsaacLabCfg, num_envs: int, device: str, *, seed: int, ends: bool) -> Worlds:
     """Return the worlds of a task, in this process, which can hold no others; see IsaacLab."""
-    from robokd.tasks.isaaclab_worlds import IsaacLab
+    from robokd.tasks.foreign.isaaclab_worlds import IsaacLab
 
     return IsaacLab(cfg, num_envs, device, seed=seed, ends=ends)

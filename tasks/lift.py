@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from robokd.tasks import cameras, dynamics, lift_starts, objects, panda
-from robokd.tasks.dynamics import DynamicsCfg
-from robokd.tasks.grasp import Grasp, grasp, way
-from robokd.tasks.lift_starts import OPEN_M
+from robokd.tasks.bodies import panda
+from robokd.tasks.parts import cameras, dynamics, lift_starts, objects
+from robokd.tasks.parts.dynamics import DynamicsCfg
+from robokd.tasks.parts.grasp import Grasp, grasp, way
+from robokd.tasks.parts.lift_starts import OPEN_M
 from tensordict import TensorDict
 from torch import Tensor
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from robokd.tasks.apart import opened
-from robokd.tasks.managed import (
+from robokd.tasks.foreign.apart import opened
+from robokd.tasks.foreign.managed import (
     check_installed,
     check_success_term,
     encode,

@@ -3,7 +3,7 @@
 Body and flight controller: quadrotor.py. Commands: body rates and thrust, 42 a second; the rate controller
 feeds back at every physics step. Privileged: where the next two gates are, the speed, the wind. A student has
 an IMU (proprio), a nose camera and, where it is given it, the speed that visual odometry tells (odometry).
-Gates: quadrotor_course.py. Frame: the world's, z up.
+Gates: course.py. Frame: the world's, z up.
 Shapes: N environments, G gates.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from robokd.tasks import cameras, quadrotor
-from robokd.tasks import quadrotor_course as course
+from robokd.tasks.bodies import quadrotor
+from robokd.tasks.parts import cameras, course
 from tensordict import TensorDict
 from torch import Tensor
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from robokd.tasks import cameras, dynamics, gait, go2, terrain, trot
-from robokd.tasks.dynamics import DynamicsCfg
-from robokd.tasks.gait import GaitCfg
+from robokd.tasks.bodies import go2
+from robokd.tasks.parts import cameras, dynamics, gait, terrain, trot
+from robokd.tasks.parts.dynamics import DynamicsCfg
+from robokd.tasks.parts.gait import GaitCfg
 from tensordict import TensorDict
 from torch import Tensor
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from robokd.tasks import cameras, dynamics, panda
-from robokd.tasks.dynamics import DynamicsCfg
+from robokd.tasks.bodies import panda
+from robokd.tasks.parts import cameras, dynamics
+from robokd.tasks.parts.dynamics import DynamicsCfg
 from tensordict import TensorDict
 from torch import Tensor
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from robokd.tasks.grasp import grasp
+from robokd.tasks.parts.grasp import grasp
 from torch import Tensor, nn
 
 from robokd.config import compose

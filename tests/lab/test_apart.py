@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from robokd.tasks.apart import Apart
+from robokd.tasks.foreign.apart import Apart
 
 from robokd import UserError
 from robokd.env.foreign import Outcome

@@ -5,9 +5,9 @@ import importlib.metadata
 import numpy as np
 import pytest
 import torch
+from robokd.tasks.foreign.isaaclab_worlds import _parent
+from robokd.tasks.foreign.managed import check_installed, encode, flat, pins
 from robokd.tasks.isaaclab import CURE, VERSION, IsaacLabCfg
-from robokd.tasks.isaaclab_worlds import _parent
-from robokd.tasks.managed import check_installed, encode, flat, pins
 
 from robokd import UserError
 from robokd.draws import Draws

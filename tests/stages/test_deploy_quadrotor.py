@@ -19,7 +19,7 @@ from robokd.sim2real.log_reader import read_log
 from robokd.sim2real.policy import Policy
 from robokd.sim2real.rest import is_level, rest_of
 from robokd.sim2real.robot import ImuReading
-from robokd.tasks.quadrotor import HOVER_N
+from robokd.tasks.bodies.quadrotor import HOVER_N
 from robokd.tasks.quadrotor_gate import QuadrotorGateCfg
 
 from robokd import UserError, registry

@@ -14,7 +14,7 @@ from robokd.sim2real.log_reader import read_log
 from robokd.sim2real.policy import dial
 from robokd.sim2real.robot import JointReading
 from robokd.sim2real.safety import HELD_TOLERANCE, SafetyStop, start_anchor
-from robokd.tasks import trot
+from robokd.tasks.parts import trot
 from robokd.tasks.quadruped_terrain import QuadrupedTerrainCfg
 
 from robokd import UserError, registry

@@ -9,7 +9,7 @@ from robokd.sim2real.replica import Rollouts, replica_of
 from robokd.sim2real.robot import JointReading
 from robokd.sim2real.sysid import HELD_OUT, MOTION, OVER
 from robokd.sim2real.trace import Trace
-from robokd.tasks import panda
+from robokd.tasks.bodies import panda
 from robokd.tasks.reach import Reach
 from robot_samples import TYPES, described, golden, manifest
 

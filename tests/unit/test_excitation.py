@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from robokd.sim2real.excitation import KINDS, Room, plan
-from robokd.tasks import panda
+from robokd.tasks.bodies import panda
 
 from robokd.specs import ActionSpec
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from robokd.sim2real.excitation import Room, plan
 from robokd.sim2real.trace import Trace, delay_s
-from robokd.tasks import panda
+from robokd.tasks.bodies import panda
 
 from robokd import UserError
 from robokd.specs import ActionSpec

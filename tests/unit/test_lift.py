@@ -7,9 +7,10 @@ import torch
 
 pytest.importorskip("mujoco")
 
-from robokd.tasks import lift_starts, objects, panda
-from robokd.tasks.grasp import grasp
+from robokd.tasks.bodies import panda
 from robokd.tasks.lift import LiftCfg
+from robokd.tasks.parts import lift_starts, objects
+from robokd.tasks.parts.grasp import grasp
 
 from robokd.curricula.uniform import UniformCfg
 from robokd.draws import Draws

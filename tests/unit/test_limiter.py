@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from robokd.sim2real.limiter import KINDS, SHORTEST, Bounds, Limiter, levelling, stopping_distance
-from robokd.tasks import panda
+from robokd.tasks.bodies import panda
 
 from robokd.specs import ActionSpec, Limits, decode
 

@@ -3,7 +3,7 @@
 import mujoco
 import numpy as np
 import pytest
-from robokd.tasks import panda
+from robokd.tasks.bodies import panda
 
 from robokd.specs import ActionSpec, Limits, decode
 

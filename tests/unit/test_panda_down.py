@@ -6,7 +6,7 @@ import torch
 
 mujoco = pytest.importorskip("mujoco")
 
-from robokd.tasks import panda  # noqa: E402
+from robokd.tasks.bodies import panda  # noqa: E402
 
 
 def test_the_hand_points_down_where_and_as_it_is_told():

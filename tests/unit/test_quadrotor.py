@@ -5,8 +5,8 @@ import math
 import mujoco
 import pytest
 import torch
-from robokd.tasks import quadrotor
-from robokd.tasks import quadrotor_course as course
+from robokd.tasks.bodies import quadrotor
+from robokd.tasks.parts import course
 from robokd.tasks.quadrotor_gate import QuadrotorGateCfg
 from tensordict import TensorDict
 

@@ -6,7 +6,8 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from robokd.tasks import gait, go2, terrain
+from robokd.tasks.bodies import go2
+from robokd.tasks.parts import gait, terrain
 from robokd.tasks.quadruped_terrain import REACH_RAD, SCAN_X, SCAN_Y, QuadrupedTerrainCfg
 
 from robokd.cli import main

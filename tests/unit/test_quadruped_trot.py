@@ -1,7 +1,8 @@
 """The trot by hand: its kinematics, where it steps, and how well it walks."""
 
 import torch
-from robokd.tasks import go2, trot
+from robokd.tasks.bodies import go2
+from robokd.tasks.parts import trot
 from robokd.tasks.quadruped_terrain import SCAN_X, SCAN_Y, QuadrupedTerrainCfg
 
 from robokd.draws import Draws

@@ -18,7 +18,7 @@ from raster_scenes import (
     rays,
     shuffle,
 )
-from robokd.tasks import panda
+from robokd.tasks.bodies import panda
 
 from robokd.vision.raster import RasterCfg
 

@@ -20,7 +20,7 @@ from robokd.sim2real.rest import (
     rest_of,
 )
 from robokd.sim2real.robot import ImuReading
-from robokd.tasks.quadrotor import HOVER_N
+from robokd.tasks.bodies.quadrotor import HOVER_N
 from robokd.tasks.quadrotor_gate import QuadrotorGate, QuadrotorGateCfg
 from robot_samples import action_spec, make_bundle
 

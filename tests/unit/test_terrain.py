@@ -6,8 +6,8 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from robokd.tasks import terrain
-from robokd.tasks.terrain import KINDS
+from robokd.tasks.parts import terrain
+from robokd.tasks.parts.terrain import KINDS
 
 WORLDS = 8
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from robokd.tasks import go2
+from robokd.tasks.bodies import go2
 from torch import Tensor
 
 PHASE = (0.0, 0.5, 0.5, 0.0)  # of a stride at its begin; the first half is on the ground
@@ -160,7 +160,7 @@ class Heights:
         Args:
             land: (N, 4, 2) that are wanted: the others are ahead of them and behind.
             foot: (N, 4, 2) where they are by now.
-            held: (N, 4) what a metre from there costs; one from where they are wanted costs 1, behind it more.
+            held: (N, 4) what a metre from there costs; one from where they are wanted 1, or more behind.
         """
         ahead = land.new_tensor([[step, 0.0] for step in STEPS_M])
         candidate = land[:, :, None] + ahead

@@ -40,7 +40,7 @@ def spec() -> mujoco.MjSpec:
     """Return the model: bodies "base" to "hand" and fingers, site "tip", servos of the joints and fingers."""
     import mujoco
 
-    return mujoco.MjSpec.from_file(str(Path(__file__).parent / "assets" / "panda" / "panda.xml"))
+    return mujoco.MjSpec.from_file(str(Path(__file__).parents[1] / "assets" / "panda" / "panda.xml"))
 
 
 def reach_down(tip: Tensor, yaw: Tensor) -> Tensor:

@@ -37,4 +37,4 @@ def spec() -> mujoco.MjSpec:
     """Return the model: a free trunk with four legs, servos of the joints, touch sensors of feet and legs."""
     import mujoco
 
-    return mujoco.MjSpec.from_file(str(Path(__file__).parent / "assets" / "go2" / "go2.xml"))
+    return mujoco.MjSpec.from_file(str(Path(__file__).parents[1] / "assets" / "go2" / "go2.xml"))

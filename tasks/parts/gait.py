@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from robokd.tasks import go2, trot
+from robokd.tasks.bodies import go2
+from robokd.tasks.parts import trot
 from torch import Tensor
 
 from robokd import geometry

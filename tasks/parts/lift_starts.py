@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from robokd.tasks import panda
-from robokd.tasks.grasp import deepest
+from robokd.tasks.bodies import panda
+from robokd.tasks.parts.grasp import deepest
 from torch import Tensor
 from torch.nn.functional import pad
 

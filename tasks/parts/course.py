@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from robokd.tasks import cameras
+from robokd.tasks.parts import cameras
 from torch import Tensor
 
 if TYPE_CHECKING:

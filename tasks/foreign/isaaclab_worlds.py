@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import torch
-from robokd.tasks.isaaclab_joints import JointTargets
-from robokd.tasks.managed import (
+from robokd.tasks.foreign.isaaclab_joints import JointTargets
+from robokd.tasks.foreign.managed import (
     check_success_term,
     encode,
     flat,

@@ -10,7 +10,8 @@ import math
 from typing import NamedTuple
 
 import torch
-from robokd.tasks import objects, panda
+from robokd.tasks.bodies import panda
+from robokd.tasks.parts import objects
 from torch import Tensor
 from torch.nn.functional import pad
 

@@ -1,0 +1,1 @@
+"""Bodies: robots' models, their names, limits and poses. Tasks move them."""
