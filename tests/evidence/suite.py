@@ -12,6 +12,9 @@ tasks. One teacher, of seed 0; every learning takes one thread.
     refined     residual reinforcement learning on top of dagger
     standard    dagger with student.profile=standard
     blind       dagger without cameras, as many rounds
+    colour      dagger from colour: lift's front camera, the quadrotor's nose
+    points      dagger from a cloud of points (lift)
+    belief      dagger with a belief of the ground in the place of a memory (quadruped)
     direct      PPO from pictures, with the same estimates beside, for as many seconds of learning as teacher
                 and dagger took together
 """
@@ -53,6 +56,11 @@ WAYS: dict[str, tuple[str, ...]] = {  # what is said to distill beside the task'
     "standard": ("student.profile=standard",),
     "direct": ALONE,
 }
+OWN: dict[str, dict[str, tuple[str, ...]]] = {  # of a task
+    "lift": {"colour": ("cameras=[front_rgb,wrist]",), "points": ("student=pointnet",)},
+    "quadrotor_gate": {"colour": ("cameras=[nose_rgb]",)},
+    "quadruped_terrain": {"belief": ("student=belief",)},
+}
 EQUAL = ("bc", "blind")  # that have as many rounds as dagger of the same seed
 EPISODES, PILOT_ROUNDS, INFERENCES = 256, 4, 2000
 COSTS = ("frames_rendered", "teacher_labels", "env_steps", "grad_samples", "wall_s")
@@ -63,7 +71,7 @@ class Suite:
 
     def __init__(self, task: str, folder: Path) -> None:
         self._said = f"experiment={EXPERIMENTS[task]}"
-        self._task = f"task={task}"
+        self._task, self._ways = f"task={task}", ways(task)
         self.steps = Steps(folder)
 
     def teacher(self) -> Run:
@@ -72,7 +80,7 @@ class Suite:
 
     def student(self, way: str, seed: int) -> Run:
         """Return a student's run."""
-        teacher, more = self.teacher(), list(WAYS[way])
+        teacher, more = self.teacher(), list(self._ways[way])
         if way in EQUAL:
             more.append(f"dagger.rounds={self.student('dagger', seed).read_summary()['rounds']}")
         if way == "direct":
@@ -106,11 +114,16 @@ class Suite:
         return max(round(spent / own), PILOT_ROUNDS)
 
 
+def ways(task: str) -> dict[str, tuple[str, ...]]:
+    """Return what is said to distill, by the names of the students that a task can have."""
+    return WAYS | OWN.get(task, {})
+
+
 def measured(suite: Suite, way: str, seed: int, runs: Path) -> Row:
     """Return what test episodes show of a policy, what it cost, and how large and fast it is."""
     run = suite.run(way, seed)
     sees = suite.student("dagger", seed).config if way == "refined" else run.config
-    looks = way in ("dagger", "refined", "standard")
+    looks = way not in ("teacher", "bc", "blind", "direct")
     said = [f"run={run.path}", f"episodes={EPISODES}", f"seed={seed}", "threads=1", f"ablations={looks}"]
     baseline = [] if way == "teacher" else [f"baseline={suite.teacher().path}"]
     config = compose("evaluate", [*said, *baseline], sees)
@@ -162,16 +175,16 @@ def _thinking(path: Path) -> dict[str, float]:
 def main(task: str, *words: str) -> None:
     """Write the rows of the ways and seeds asked for."""
     said = dict(word.split("=", 1) for word in words if "=" in word)
-    ways = said.get("ways", "teacher,dagger,bc,refined").split(",")
-    for what, names, known in (("task", [task], EXPERIMENTS), ("way", ways, ("teacher", "refined", *WAYS))):
+    chosen = said.get("ways", "teacher,dagger,bc,refined").split(",")
+    known = ("teacher", "refined", *ways(task))
+    for what, names, allowed in (("task", [task], EXPERIMENTS), ("way", chosen, known)):
         for name in names:
-            if name not in known:
-                raise SystemExit(unknown(what, name, known))
+            if name not in allowed:
+                raise SystemExit(unknown(what, name, allowed))
     out = said.get("out", f"results/suite_{task}.json")
     folder = Path("runs") / f"suite_{task}"
-    cells = [
-        (way, seed) for way in ways for seed in range(1 if way == "teacher" else int(said.get("seeds", "3")))
-    ]
+    seeds = range(int(said.get("seeds", "3")))
+    cells = [(way, seed) for way in chosen for seed in (seeds if way != "teacher" else (0,))]
     rows = read_json(out)["rows"] if Path(out).exists() else []
     command = f"python -m tests.evidence.suite {task}"
     fill(out, command, cells, partial(measured, Suite(task, folder)), rows=rows)
