@@ -33,7 +33,7 @@ demo: $(RUN_STAMP)  ## the whole chain on CPU, then where the report is
 		"$$(tail -n 1 $(VENV)/demo.log)"
 
 test: $(DEV_STAMP)  ## what every change must pass; CPU, minutes
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart=0  # with restarts xdist 3.8 hangs
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0  # restarts hang, xdist 3.8
 
 test-slow: $(DEV_STAMP)  ## the tests that take minutes each
 	$(VENV)/bin/python -m pytest -m slow --timeout=3600

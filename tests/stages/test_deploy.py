@@ -154,8 +154,8 @@ def test_a_deployment_counts_its_episodes_and_its_time(done, bundle):
     _, run, summary = done
     assert summary["success"]["episodes"] == 2
     assert summary["success"]["rate"] == 0.0
-    # fewer, where the machine was busy
-    assert 4 <= summary["ticks"] == summary["env_steps"] <= 2 * HORIZON_S / 0.04 + 4
+    # fewer where the policy was slow, more where the simulated robot was: on a busy machine
+    assert 4 <= summary["ticks"] == summary["env_steps"] <= 4 * HORIZON_S / 0.04 + 4
     assert summary["period_s"]["p50"] == pytest.approx(0.04, rel=0.5)
     assert set(summary["age_s"]) == {"joint_pos", "joint_vel", "joint_target", "front"}
     assert all(row["p50"] >= 0 for row in summary["age_s"].values())

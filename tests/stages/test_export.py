@@ -312,7 +312,9 @@ def test_the_longest_age_of_a_picture_in_training_counts_all_that_delayed_it(cha
 
 
 def test_a_bundle_drives_the_simulated_robot_and_breaks_no_limit(bundle, tmp_path, capsys):
-    assert main(["deploy", f"bundle={bundle}", "robot=mujoco", "episodes=2", f"runs={tmp_path}"]) == 0
+    patient = ("robot.reply_timeout_s=20", "guard.stop_after_s=20", "mismatch=warn")
+    words = (f"bundle={bundle}", "robot=mujoco", "episodes=2", f"runs={tmp_path}", *patient)
+    assert main(["deploy", *words]) == 0
     summary = json.loads(_last_line(capsys).read_text())
     assert summary["success"]["episodes"] == 2
     assert summary["ticks"] > 10

@@ -22,7 +22,7 @@ def _numbers(buffer: Buffer) -> list[int]:
     return buffer.rows(torch.arange(len(buffer)))["number"].tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(0, 6), st.lists(st.integers(1, 9), min_size=1, max_size=12))
 def test_the_window_holds_the_newest_rows_oldest_first(tmp_path_factory, capacity, slack, sizes):
     folder = tmp_path_factory.mktemp("buffer")

@@ -59,7 +59,7 @@ def test_a_bundle_comes_back_as_it_was_written(good):
 
 
 @given(st.lists(st.floats(1e-37, 1e38), min_size=6, max_size=6), st.binary(max_size=200))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_numbers_and_members_keep_every_bit(tmp_path_factory, numbers, content):
     path = tmp_path_factory.mktemp("bundle") / "a.robokd"
     spec = manifest()["action"] | {
@@ -87,7 +87,7 @@ def whole_file(tmp_path_factory) -> bytes:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_altered_byte_and_any_cut_is_refused(tmp_path_factory, data):
     folder, content = tmp_path_factory.getbasetemp(), whole_file(tmp_path_factory)
     where = data.draw(st.integers(0, len(content) - 1))
@@ -314,7 +314,7 @@ JSON = st.recursive(
 
 
 @given(data=st.data(), value=JSON)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_a_manifest_with_anything_anywhere_is_read_or_refused(tmp_path_factory, data, value):
     """The hash is right: only what the reader itself checks stands between a robot and this."""
     content = whole_file(tmp_path_factory)
@@ -336,7 +336,7 @@ def test_a_manifest_with_anything_anywhere_is_read_or_refused(tmp_path_factory, 
 
 
 @given(st.binary(max_size=400), st.booleans(), st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_no_bytes_but_a_bundle_are_read(tmp_path_factory, content, has_header, is_sealed):
     if has_header:
         content = struct.pack("<8sIQ", module.MAGIC, module.VERSION, len(content)) + content

@@ -144,7 +144,7 @@ def test_clean_is_the_input_itself():
     assert rgb(picture, preset("clean")) is picture
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.sampled_from(["kinect", "realsense_d435", "webcam"]),
     st.integers(0, 2**40),
@@ -517,7 +517,7 @@ def test_depth_and_colour_of_one_camera_share_its_clock_and_other_cameras_do_not
     assert not torch.equal(seen, other)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     st.sampled_from(
         [LATE, {}, {"rate_hz": 7.0}, {"latency_s": (0.0, 0.3)}, {"drop_rate": 0.8, "jitter_s": 0.2}]

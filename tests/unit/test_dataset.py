@@ -35,7 +35,7 @@ def memories_of(first: int, count: int, length: int) -> list[TensorDict]:
     return [TensorDict({"h": torch.full((ENVS, 2), float(time))}, batch_size=[ENVS]) for time in times]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([1, 2, 4]), st.integers(1, 5))
 def test_every_step_of_every_environment_stands_in_one_row_in_the_order_of_time(length, count):
     rows = rows_of(steps_of(0, count * length), memories_of(0, count * length, length), length)

@@ -12,7 +12,7 @@ from robokd.sim2real import cdr, dds, ros2_types, unitree_types
 
 from robokd import UserError
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=25, derandomize=True)
 SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 LETTERS = list("aZ_/ é漢🤖")
 MESSAGES = (*ros2_types.SPOKEN, *unitree_types.SPOKEN)

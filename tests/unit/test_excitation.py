@@ -22,7 +22,7 @@ def motions_of(seed=0, amplitude=0.5, anchor=panda.HOME, jerk=None, **kwargs):
     return room, plan(room, np.array(anchor), motions=3, motion_s=3.0, seed=seed, **kwargs)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32),
     amplitude=st.floats(0.01, 1.0),

@@ -736,7 +736,7 @@ def test_an_imu_cannot_be_held_constant_nor_go_unscaled(tmp_path, walking, term)
 
 
 @given(st.lists(st.floats(-4, 4, width=32), min_size=12, max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_traced_formula_says_what_numpy_says(numbers):
     """`specs.decode`, braking and all, as ONNX nodes."""
     spec = ActionSpec(

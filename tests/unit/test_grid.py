@@ -76,7 +76,7 @@ def test_commands_that_are_often_late_wait_little(period_s):
 
 
 @given(st.sampled_from(PERIODS), st.lists(st.floats(0, 3), min_size=2, max_size=80), st.floats(0, 0.3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_the_arrivals_a_stamp_is_about_the_truth(period_s, gaps, late):
     arrived = 100 + np.cumsum(np.maximum(gaps, 0.0)) * period_s
     run = Run(period_s, arrived, late_s=late * period_s)

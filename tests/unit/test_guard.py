@@ -776,7 +776,7 @@ def test_limits_hold_between_stamps_whatever_is_asked_and_whenever(bundle, monke
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_sequence_of_packets_breaks_a_limit_or_the_guard(tiny, data):
     acts = st.sampled_from(
         ["command"] * 12 + ["nan", "hand_over", "release", "home", "stop", "junk", "stale"]

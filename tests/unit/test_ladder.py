@@ -181,7 +181,7 @@ ALLOWED = {
 
 
 @given(EVENTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_happens_it_goes_along_its_edges_and_never_back_from_a_stop(events):
     ladder, now = Ladder(PATIENCE), 0.0
     stopped_at = None
@@ -204,7 +204,7 @@ def test_whatever_happens_it_goes_along_its_edges_and_never_back_from_a_stop(eve
 
 
 @given(EVENTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_from_anywhere_silence_leads_to_stop_or_idle(events):
     ladder, now = Ladder(PATIENCE), 0.0
     for name, step, due, is_at_rest in events:

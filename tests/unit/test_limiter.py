@@ -97,7 +97,7 @@ def period(kind: str, generator: np.random.Generator) -> float:
     targets=st.sampled_from(["random", "alternating", "bang-bang", "huge", "at the limit", "drifting"]),
     times=st.sampled_from(["on time", "late", "shortest", "any"]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_what_is_sent_keeps_every_limit(seed, make, share, dt, targets, times):
     generator = np.random.default_rng(seed)
     limiter = Limiter(make(share, dt=dt))
@@ -117,7 +117,7 @@ def test_what_is_sent_keeps_every_limit(seed, make, share, dt, targets, times):
 @given(
     v=st.floats(-3, 30), a=st.floats(-1, 1), dt=st.floats(1e-4, 300),
 )  # fmt: skip
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_braking_in_steps_of_any_length_stays_within_the_stopping_distance(v, a, dt):
     """In units of A and J, so these are all joints there are."""
     wish = -2 * v / (dt + np.sqrt(dt * dt + 2 * abs(v)))  # wish dt + wish^2/2 = -v: it levels off at 0

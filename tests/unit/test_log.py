@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from log_samples import ABOUT, black, same, sent, tick, vector, write
@@ -88,7 +88,7 @@ def test_all_that_was_logged_comes_back_in_order(tmp_path):
     ]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     values=FLOATS,
     other=st.sampled_from(["float64", "float16", "int64", "uint8", "bool"]),

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_samples import ABOUT, black, sent, tick, vector, write
 from robokd.sim2real import log_format as form
@@ -91,7 +91,7 @@ def whole(tmp_path_factory):
     return path.read_bytes()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400)
 @given(data=st.data())
 def test_a_mutated_file_is_a_recording_or_a_user_error(whole, tmp_path, data):
     mutant = bytearray(whole)
@@ -130,7 +130,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250)
 @given(topic=st.integers(0, 5), place=st.integers(0, 12), value=VALUES, is_inner=st.booleans())
 def test_messages_of_any_content_are_a_recording_or_a_user_error(tmp_path, topic, place, value, is_inner):
     """Files whose checksums are right and whose messages are not what they should be."""

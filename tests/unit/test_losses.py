@@ -18,7 +18,7 @@ from robokd.teachers.base import TeacherOutput
 MEANS = st.floats(-2, 2, allow_nan=False)
 LOG_STDS = st.floats(math.log(0.05), math.log(1.5), allow_nan=False)
 BETAS = st.floats(0.02, 0.98, allow_nan=False)
-PROPERTY = settings(max_examples=40, deadline=None)
+PROPERTY = settings(max_examples=40)
 TINY = 1e-6  # a floor that changes nothing
 
 
@@ -335,7 +335,7 @@ DISTANCES = [
     case=st.sampled_from(DISTANCES), shift=st.floats(0.01, 3), seed=st.integers(0, 1000),
     sign=st.sampled_from([-1, 1]),
 )  # fmt: skip
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_distance_is_zero_on_the_truth_and_positive_elsewhere(case, shift, seed, sign):
     name, fields = case
     generator = torch.Generator().manual_seed(seed)

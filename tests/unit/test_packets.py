@@ -184,7 +184,7 @@ def test_a_broken_packet_is_one_that_did_not_come(ends):
 
 
 @given(st.lists(st.integers(1, 30), max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_the_order_numbers_only_rise_and_every_packet_is_counted(sequences):
     left, right = (Channel(end, SIZE) for end in pair())
     for sequence in sequences:

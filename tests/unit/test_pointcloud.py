@@ -80,7 +80,6 @@ def test_points_of_a_rendered_sphere_lie_on_it_in_the_world():
     assert (distance - 0.4).abs().max() < 1e-4
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_frames_undo_each_other_and_keep_distances(seed):
     points, _ = unproject(noise(3, seed=seed), CAMERA)
@@ -142,7 +141,7 @@ def test_each_farthest_point_is_the_farthest_from_those_before_it():
             assert float(gap) == pytest.approx(float(nearest.max()), abs=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 40), st.integers(1, 60), st.sampled_from(["farthest", "random"]))
 def test_points_are_distinct_and_repeat_only_where_there_are_too_few(valid, count, method):
     points = torch.arange(40.0)[None, :, None].expand(1, 40, 3).contiguous() + 1

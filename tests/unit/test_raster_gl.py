@@ -9,7 +9,7 @@ import os
 import mujoco
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mujoco.rendering.classic import gl_context
 from raster_scenes import FRONT, GEOM, SOLIDS, Still, add_materials, add_shapes, scene, shape
@@ -149,9 +149,7 @@ def assert_equals_mujocos_renderer(both, seed):
 
 @settings(
     max_examples=8,
-    deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(seed=st.integers(0, 2**32 - 1))
 def test_pictures_equal_mujocos_renderer(both, seed):

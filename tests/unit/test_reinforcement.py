@@ -97,7 +97,7 @@ rates = st.floats(0.01, 1.0)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 8), st.integers(1, 4), rates, rates)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_advantages_are_the_sum_of_discounted_surprises_of_the_rest_of_the_episode(
     seed, steps, count, discount, gae_lambda
 ):
@@ -107,7 +107,7 @@ def test_advantages_are_the_sum_of_discounted_surprises_of_the_rest_of_the_episo
 
 
 @given(st.integers(0, 10**6), st.integers(1, 8), rates)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_advantages_that_trust_the_rewards_are_the_discounted_return_minus_the_value(seed, steps, discount):
     reward, value, done, beyond = _draw(seed, steps, 3)
     total, behind = torch.zeros_like(reward), value[-1]
@@ -243,7 +243,7 @@ spreads = st.floats(-5, 1, width=32)
 
 
 @given(bounded, spreads, bounded, spreads, st.floats(-4, 4, width=32), st.floats(-9, 9, width=32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_loss_of_what_was_sampled_is_finite_wherever_the_policy_went(
     mean, log_std, m, s, noise, advantage
 ):

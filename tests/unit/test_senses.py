@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from robokd.sim2real.board import Board
 from robokd.sim2real.guard_link import State
@@ -97,7 +97,6 @@ def test_a_robot_that_told_the_same_twice_is_no_division_by_zero():
     st.lists(st.floats(0, 10), min_size=1, max_size=30), st.floats(-1, 11),
     st.floats(-3, 3), st.floats(-3, 3),
 )  # fmt: skip
-@settings(deadline=None)
 def test_a_motion_at_constant_rate_is_met_exactly(times, moment, offset, rate):
     rows = [state(at, offset + rate * at) for at in sorted(times)]
     held = min(max(moment, rows[0].captured_s), rows[-1].captured_s)

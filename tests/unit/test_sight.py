@@ -267,7 +267,7 @@ def test_statistics_of_nothing_are_refused(reach):
         statistics(known[:, 0], spec, np.zeros(len(known), int), flickers=False)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_no_statistics_make_the_reader_fail_otherwise(scenes, data):
     spec, sight, pictures = scenes["far"]
@@ -284,7 +284,7 @@ def test_no_statistics_make_the_reader_fail_otherwise(scenes, data):
     assert np.isfinite(read.distances(pictures)).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["depth_u8", "depth_f16", "rgb_u8", "segment_i16"]))
 def test_any_bytes_are_a_finite_distance(seed, encoding):
     spec = dataclasses.replace(METRES, encoding=encoding, width=5, height=3)

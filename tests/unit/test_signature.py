@@ -132,7 +132,7 @@ def test_a_store_that_is_damaged_trusts_nobody(tmp_path, store):
 
 
 @given(content=st.binary(max_size=300), is_signed=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_content_comes_back_as_it_was_closed(tmp_path_factory, content, is_signed):
     data = signature.close(content, KEY if is_signed else None)
     assert data[: -signature.BLOCK.size] == content

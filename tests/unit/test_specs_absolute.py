@@ -110,7 +110,7 @@ def graphs() -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession
 
 
 @given(st.lists(row, min_size=1, max_size=10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_numpy_torch_and_both_graphs_decode_alike(sequence):
     decoder = ActionDecoder(SPEC)
     for action, anchor, rate, *wanted in walk(sequence):

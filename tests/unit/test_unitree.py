@@ -27,7 +27,7 @@ STRUCTS = {
     HG_STATE: "<2I2B2xI" + "13fh2x" + "B3x4f2hf7I" * 35 + "40B5I",
 }
 BY_NAME = pytest.mark.parametrize("message", STRUCTS, ids=lambda message: message.name)
-SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=20, derandomize=True)
 SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 
@@ -345,7 +345,7 @@ def test_a_tick_is_newer_by_less_than_half_a_turn(tick, last, newer):
     assert is_newer(tick, last) is newer
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
 def test_of_two_ticks_one_at_most_is_newer(one, other):
     assert is_newer(one, other) + is_newer(other, one) == ((one - other) % 2**31 != 0)

@@ -118,7 +118,7 @@ def test_one_place_does_not_starve_another(ends):
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300_000), st.integers(0, 400_000)), max_size=20))
 @example([(0, 219_248, 219_264)])  # all but its last byte is read before anyone pumps
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_whatever_is_offered_and_read_only_whole_messages_come_in_order(steps):
     left, right = socket.socketpair()
     outbox, data, offered = Outbox(left), b"", {}
@@ -212,7 +212,7 @@ def test_a_broken_header_is_refused_before_memory_is_taken(ends, header):
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_bytes_make_a_reader_fail_otherwise_than_by_a_broken_connection(data):
     left, right = socket.socketpair()
     left.sendall(data)
