@@ -10,7 +10,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 LOSSES := drop,delay,duplicate,reorder,freeze,clock_jump,bit_flip
 ENDINGS := nan,policy_kill,policy_stop,camera_kill,camera_stop,guard_kill,guard_stop,disconnect,disk_full
 
-.PHONY: help demo test test-slow test-isaaclab test-mjlab soak format lint types build
+.PHONY: help demo test test-slow search test-isaaclab test-mjlab soak format lint types build
 
 help:  ## what can be made
 	@grep -E '^[a-z%-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ test: $(DEV_STAMP)  ## what every change must pass; CPU, minutes
 
 test-slow: $(DEV_STAMP)  ## the tests that take minutes each
 	$(VENV)/bin/python -m pytest -m slow --timeout=3600
+
+search: $(DEV_STAMP)  ## the property tests with other examples each time
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 --hypothesis-profile=search \
+		--timeout=3600 $$(grep -rl "^from hypothesis" tests/unit)
 
 test-isaaclab:  ## Isaac Lab's tasks as ours, in an environment of its own: Python 3.12, 8 GB
 	@test -x build/isaaclab/bin/python || $(ISAACLAB_PYTHON) -m venv build/isaaclab

@@ -110,7 +110,7 @@ def levelling(gravity: np.ndarray, hover: np.ndarray) -> np.ndarray:
     x, y, up = float(gravity[0]), float(gravity[1]), -float(gravity[2])
     size = np.hypot(x, y)
     # about the axis across the tilt; upside down any will do
-    ahead, aside = (y / size, -x / size) if size > 1e-6 else (1.0, 0.0)
+    ahead, aside = (y / size, -x / size) if size > 0 else (1.0, 0.0)
     rate = TILT_GAIN * np.arctan2(size, up)
     thrust = hover[3] / up if up > STEEPEST else 0.0
     return np.array([rate * ahead, rate * aside, 0.0, thrust])

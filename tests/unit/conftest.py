@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.core.config_store import ConfigStore
-from hypothesis import HealthCheck, settings
 
 from robokd import overrides, registry
-
-# a machine that others use too is slow by no fault of a test; fixtures here are the same for every example
-KNOWN = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-settings.register_profile("patient", deadline=None, suppress_health_check=KNOWN)
-settings.load_profile("patient")
-
 
 @dataclass(kw_only=True)
 class Gains:

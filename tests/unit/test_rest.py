@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from bodies import make_quadrotor_bundle
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from robokd.sim2real.limiter import Bounds, Limiter
 from robokd.sim2real.rest import (
@@ -82,6 +82,7 @@ def test_upside_down_it_turns_either_way_and_does_not_push():
 
 
 @given(st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda row: np.linalg.norm(row) > 0.1))
+@example((0.0, -1e-6, -1.0))  # on the way to level the tilt becomes very small, and has an axis all the same
 def test_from_any_tilt_the_rates_lead_upright(down):
     gravity = np.array(down) / np.linalg.norm(down)
     tilt = np.arctan2(np.hypot(*gravity[:2]), -gravity[2])
