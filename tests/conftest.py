@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # a machine that others use too is slow by no fault of a test; fixtures here are the same for every example
 KNOWN = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-# `make test` tries the same examples each time, so that it fails by the change alone; `make search` tries others
+# `make test` tries the same examples each time, so that a change alone makes it fail; `make search` others
 settings.register_profile("same", deadline=None, suppress_health_check=KNOWN, derandomize=True)
 settings.register_profile("search", deadline=None, suppress_health_check=KNOWN, max_examples=1000)
 settings.load_profile("same")

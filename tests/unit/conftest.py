@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 
 from robokd import overrides, registry
 
+
 @dataclass(kw_only=True)
 class Gains:
     stiffness: float = 1.0  # factor
