@@ -1,6 +1,6 @@
-"""How a policy of the quadruped fares on each kind of ground, by how hard it is.
+"""How policies of the quadruped fare on each kind of ground, by how hard it is.
 
-    python -m tests.evidence.terrains <run> <out.json>      three minutes on a core
+    python -m tests.evidence.terrains <out.json> teacher=<run> sees=<run> blind=<run>   10 minutes
 
 Test episodes whose parameters are drawn as in training, but for the kind and the difficulty; at difficulty 1
 slopes have 17 degrees, steps 10 cm, gaps up to 15 cm, stones lie 15 cm apart.
@@ -21,7 +21,7 @@ from robokd.learn.stage import begin, build_env
 from robokd.run import Run
 from tests.evidence.table import Row
 
-EPISODES = 128
+EPISODES = 256
 HALVES, THIRDS = ((0.0, 0.5), (0.5, 1.0)), ((0.0, 0.3), (0.3, 0.6), (0.6, 1.0))
 KINDS = {
     "flat": ((0.0, 1.0),), "slope": HALVES, "stairs": (*HALVES, (1.0, 1.5)), "gaps": THIRDS, "stones": THIRDS
@@ -38,16 +38,19 @@ def measured(run: Run, kind: str, low: float, high: float) -> Row:
     return {"terrain": kind, "difficulty": [low, high], "seen": wilson(found.success.numpy()), "fell": fell}
 
 
-def main(path: str, out: str) -> None:
-    """Write a row for each kind and range of difficulties, as they come."""
+def main(out: str, *named: str) -> None:
+    """Write a row for each policy, kind and range of difficulties, as they come."""
     begin(0, threads=1)
-    run, rows = Run.open(path), []
-    for kind, ranges in KINDS.items():
-        for low, high in ranges:
-            rows.append(measured(run, kind, low, high))
-            print(rows[-1], flush=True)
-            command = f"python -m tests.evidence.terrains <{run.stage} run> {Path(out).name}"
-            write_atomic(Path(out), to_json({"command": command, "rows": rows}))
+    rows = []
+    for name, path in (word.split("=", 1) for word in named):
+        run = Run.open(path)
+        for kind, ranges in KINDS.items():
+            for low, high in ranges:
+                rows.append({"policy": name, "stage": run.stage} | measured(run, kind, low, high))
+                print(rows[-1], flush=True)
+                words = " ".join(word.split("=")[0] + "=<run>" for word in named)
+                command = f"python -m tests.evidence.terrains {Path(out).name} {words}"
+                write_atomic(Path(out), to_json({"command": command, "rows": rows}))
 
 
 if __name__ == "__main__":
