@@ -65,8 +65,10 @@ def refine(config: RefineConfig, resume: Run | None = None) -> Path:
         "latent_size": student.latent_size,
     }
     totals = train(env, PpoLearner(env, algorithm, settings), settings, run, validate, extra)
+    # both act on the robot
+    parameters = sum(value.numel() for part in (student, algorithm.actor) for value in part.parameters())
     if ranks.is_first():
-        run.write_summary({**totals, **shared_fields(config)})
+        run.write_summary({**totals, **shared_fields(config), "student_parameters": parameters})
     ranks.wait()
     return run.summary_path
 

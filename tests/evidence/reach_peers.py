@@ -134,10 +134,9 @@ def _spread(values: Sequence[float | None]) -> dict[str, float] | None:
 
 def main(parent: str, out: str, *seeds: str) -> None:
     """Write all ways of all seeds, as they come."""
-    rows = read_json(out)["rows"] if Path(out).exists() else []
     cells = [(way, seed) for way in WAYS for seed in map(int, seeds or ("0",))]
     command = " ".join(["python -m tests.evidence.reach_peers", Path(parent).name, out, *seeds])
-    fill(out, command, cells, partial(measured, Run.open(parent)), rows=rows)
+    fill(out, command, cells, partial(measured, Run.open(parent)), goes_on=True)
 
 
 if __name__ == "__main__":

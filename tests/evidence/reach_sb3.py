@@ -25,10 +25,9 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from robokd.bench.plain import PlainEnv
 from robokd.bench.sim import arm
 from robokd.config import compose
-from robokd.files import read_json
 from robokd.learn.teach import teach
 from robokd.run import Run
-from tests.evidence.table import fill
+from tests.evidence.table import fill, written
 
 WANTED, EPISODES, EVERY_S = 0.98, 128, 10.0
 POOL = 16
@@ -98,8 +97,7 @@ def _found(curve: list[tuple[int, float, float]]) -> dict[str, Any]:
 def main(out: str, *words: str) -> None:
     """Write all rows, as they come; those that `out` has already are not made again."""
     said = {"seeds": "3", "patience": "8", **dict(word.split("=") for word in words)}
-    rows = read_json(Path(out))["rows"] if Path(out).exists() else []
-    seconds = [row["seconds"] or row["given_up_s"] for row in rows if row["way"] not in THEIRS]
+    seconds = [row["seconds"] or row["given_up_s"] for row in written(out) if row["way"] not in THEIRS]
 
     def found(way: str, seed: int, runs: Path) -> dict[str, Any]:
         if way not in THEIRS:
@@ -111,7 +109,7 @@ def main(out: str, *words: str) -> None:
     seeds = range(int(said["seeds"]))
     cells = [("ours", seed) for seed in seeds] + [(way, seed) for seed in seeds for way in THEIRS]
     command = " ".join(["python -m tests.evidence.reach_sb3", f"results/{Path(out).name}", *words])
-    fill(out, command, cells, found, rows=rows)
+    fill(out, command, cells, found, goes_on=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ from robokd.evaluate import evaluate
 from robokd.export.bundle import read_bundle
 from robokd.export.onnx import export
 from robokd.export.parity import open_graph, read_samples
-from robokd.files import read_json
 from robokd.learn.dagger import distill
 from robokd.learn.residual import refine
 from robokd.learn.teach import teach
@@ -133,7 +132,7 @@ def measured(suite: Suite, way: str, seed: int, runs: Path) -> Row:
         **{space: found[space] for space in ("seen", "unseen", "unseen_all")},
         **{name: found[name] for name in ("retention", "camera_use") if name in found},
         **{name: cost[name] for name in COSTS}, "learning_s": sum(map(_learning_s, run.metrics())),
-        **({} if way == "teacher" else _exported(suite, way, seed, run)),
+        **({} if way == "teacher" else _exported(suite, way, seed, run, sees)),
     }  # fmt: skip
 
 
@@ -142,12 +141,11 @@ def _learning_s(row: dict[str, Any]) -> float:
     return row["time/collect_s"] + row["time/learn_s"]
 
 
-def _exported(suite: Suite, way: str, seed: int, run: Run) -> Row:
+def _exported(suite: Suite, way: str, seed: int, run: Run, sees: dict[str, Any]) -> Row:
     """Return how large a student is and how long it thinks; of a task that cannot be exported, less."""
-    student = suite.student("dagger" if way == "refined" else way, seed)
-    sizes = {"student_parameters": student.read_summary()["student_parameters"]}
+    sizes = {"student_parameters": run.read_summary()["student_parameters"]}
     try:
-        config = compose("export", [f"run={run.path}", "threads=1"], student.config)
+        config = compose("export", [f"run={run.path}", "threads=1"], sees)
         made = suite.steps.do(f"export_{way}_{seed}", export, config).read_summary()
     except UserError as error:
         return {**sizes, "not_exported": str(error)}
@@ -185,9 +183,8 @@ def main(task: str, *words: str) -> None:
     folder = Path("runs") / f"suite_{task}"
     seeds = range(int(said.get("seeds", "3")))
     cells = [(way, seed) for way in chosen for seed in (seeds if way != "teacher" else (0,))]
-    rows = read_json(out)["rows"] if Path(out).exists() else []
     command = f"python -m tests.evidence.suite {task}"
-    fill(out, command, cells, partial(measured, Suite(task, folder)), rows=rows)
+    fill(out, command, cells, partial(measured, Suite(task, folder)), goes_on=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,28 @@ Row = dict[str, Any]
 
 def fill(
     out: str, command: str, cells: Iterable[tuple[str, int]], found: Callable[[str, int, Path], Row], *,
-    rows: Sequence[Row] = (), about: Callable[[list[Row]], Row] = lambda rows: {},
+    goes_on: bool = False, about: Callable[[list[Row]], Row] = lambda rows: {},
 ) -> None:  # fmt: skip
-    """Write the rows of `cells`, each a way and a seed; those that `rows` has are not made again.
+    """Write the rows of `cells`, each a way and a seed.
 
-    `found(way, seed, runs)` measures, with a folder for its runs; `about(rows)` stands before the rows.
+    `found(way, seed, runs)` measures, with a folder for its runs; `about(rows)` stands before the rows. With
+    `goes_on` rows that `out` has are not made again, and others may fill the same table meanwhile.
     """
-    rows = list(rows)
-    for way, seed in cells:
-        if any((row["way"], row["seed"]) == (way, seed) for row in rows):
+    rows: list[Row] = []
+    for cell in cells:
+        rows = written(out) if goes_on else rows
+        if any((row["way"], row["seed"]) == cell for row in rows):
             continue
         with tempfile.TemporaryDirectory() as runs:
-            rows.append({"way": way, "seed": seed, **found(way, seed, Path(runs))})
-        print({name: value for name, value in rows[-1].items() if name != "curve"}, flush=True)
+            row = {"way": cell[0], "seed": cell[1], **found(*cell, Path(runs))}
+        print({name: value for name, value in row.items() if name != "curve"}, flush=True)
+        rows = [*(written(out) if goes_on else rows), row]
         write_atomic(Path(out), to_json({"command": command, **about(rows), "rows": rows}))
+
+
+def written(out: str) -> list[Row]:
+    """Return the rows of a table, none where there is no table yet."""
+    return read_json(out)["rows"] if Path(out).exists() else []
 
 
 def by_way(rows: Iterable[Row], name: str) -> dict[str, list[float]]:

@@ -110,6 +110,15 @@ def test_the_checkpoint_of_a_teacher_is_what_rsl_rl_s_runner_reads_and_goes_on_f
     assert list(tmp_path.glob("events*"))
 
 
+def test_a_refined_student_counts_the_weights_of_both(chain):
+    refined, parent = Run.open(chain["refine"]), Run.open(chain["distill"])
+    actor = refined.load_checkpoint("last")["actor_state_dict"]
+    learned = sum(value.numel() for name, value in actor.items() if "normalizer" not in name)
+    assert learned > 32  # of its hidden layer alone
+    own = parent.read_summary()["student_parameters"]
+    assert refined.read_summary()["student_parameters"] == own + learned
+
+
 def test_an_evaluation_is_paired_has_intervals_and_spoils_the_camera(chain, tmp_path, capsys):
     words = [
         "evaluate",

@@ -10,6 +10,7 @@ from robokd import evidence
 from robokd.cli import main
 from robokd.files import to_json, write_atomic
 from robokd.intervals import student_t
+from tests.evidence.table import fill, written
 
 COMMAND = "python -m tests.evidence.suite swing"
 
@@ -75,3 +76,25 @@ def test_the_readme_has_the_table_of_what_was_measured():
     root = Path(__file__).parents[2]
     said = (root / "README.md").read_text().split("<!-- evidence -->\n")[1].split("<!-- /evidence -->")[0]
     assert said == evidence.markdown(root / "results")
+
+
+def test_two_that_fill_one_table_leave_each_others_rows_and_make_none_again(tmp_path):
+    out, made = str(tmp_path / "rows.json"), []
+
+    def found(way, seed, runs):
+        made.append((way, seed))
+        if way == "dagger":  # another fills the table while this one measures
+            fill(out, COMMAND, [("bc", 0)], found, goes_on=True)
+        return {"seen": seed}
+
+    for _ in range(2):
+        fill(out, COMMAND, [("teacher", 0), ("dagger", 0)], found, goes_on=True)
+    assert made == [("teacher", 0), ("dagger", 0), ("bc", 0)]
+    assert [row["way"] for row in written(out)] == ["teacher", "bc", "dagger"]
+
+
+def test_a_table_that_does_not_go_on_is_made_anew(tmp_path):
+    out = str(tmp_path / "rows.json")
+    for rate in (0.1, 0.2):
+        fill(out, COMMAND, [("dagger", 0)], lambda way, seed, runs, rate=rate: {"rate": rate})
+    assert [row["rate"] for row in written(out)] == [0.2]
