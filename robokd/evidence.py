@@ -1,7 +1,8 @@
 """The table of all tasks: what `tests.evidence.suite` has measured, a line for a policy.
 
 A policy of one seed has the Wilson interval of its episodes; one of several the mean over seeds and Student's
-interval of it. What was not run is an empty line with the command that would run it.
+interval of it, which reaches at least as far as the Wilson interval of all their episodes: three seeds that are
+alike by chance say no more than that. What was not run is an empty line with the command that would run it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robokd import UserError
 from robokd.files import read_json
-from robokd.intervals import student_t
+from robokd.intervals import student_t, wilson
 
 PATTERN = "suite_*.json"
 HEAD = (
@@ -84,6 +87,9 @@ def _rate(found: Sequence[dict[str, Any]]) -> str:
         rate, low, high = (found[0][name] for name in ("rate", "lo", "hi"))
     else:
         rate, low, high = student_t([one["rate"] for one in found])
+        good = sum(round(one["rate"] * one["episodes"]) for one in found)
+        every = wilson(np.arange(sum(one["episodes"] for one in found)) < good)
+        low, high = min(low, every["lo"]), max(high, every["hi"])
     return f"{rate:.3f} [{max(low, 0):.3f}, {min(high, 1):.3f}]"
 
 

@@ -78,6 +78,13 @@ def test_the_readme_has_the_table_of_what_was_measured():
     assert said == evidence.markdown(root / "results")
 
 
+def test_seeds_that_are_alike_by_chance_have_the_interval_of_their_episodes(folder, tmp_path):
+    rows = [row("dagger", seed, 1.0) for seed in range(3)]
+    write_atomic(tmp_path / "suite_swing.json", to_json({"command": COMMAND, "rows": rows}))
+    cells = {line[1]: line for line in evidence.lines(tmp_path)}
+    assert cells["dagger"][3] == "1.000 [0.995, 1.000]"  # Wilson: 1 / (1 + 1.96^2 / 768)
+
+
 def test_two_that_fill_one_table_leave_each_others_rows_and_make_none_again(tmp_path):
     out, made = str(tmp_path / "rows.json"), []
 
