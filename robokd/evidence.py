@@ -1,7 +1,7 @@
 """The table of all tasks: what `tests.evidence.suite` has measured, a line for a policy.
 
 A policy of one seed has the Wilson interval of its episodes; one of several the mean over seeds and Student's
-interval of it, which reaches at least as far as the Wilson interval of all their episodes: three seeds that are
+interval of it, which reaches as far as the Wilson interval of all their episodes or farther: seeds that are
 alike by chance say no more than that. What was not run is an empty line with the command that would run it.
 """
 
