@@ -52,7 +52,8 @@ def target_slices(env: VecEnv, names: tuple[str, ...]) -> dict[str, tuple[str, s
     for name in names:
         if name not in found:
             raise UserError(
-                f"no privileged term named {name!r} to estimate. Known: {', '.join(sorted(found))}"
+                f"loss.estimate.terms: no privileged term named {name!r} to estimate. "
+                f"Known: {', '.join(sorted(found))}. An experiment=<name> says those that its task needs"
             )
     return {name: found[name] for name in names}
 
