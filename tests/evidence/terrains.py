@@ -41,16 +41,15 @@ def measured(run: Run, kind: str, low: float, high: float) -> Row:
 def main(out: str, *named: str) -> None:
     """Write a row for each policy, kind and range of difficulties, as they come."""
     begin(0, threads=1)
-    rows = []
-    for name, path in (word.split("=", 1) for word in named):
-        run = Run.open(path)
-        for kind, ranges in KINDS.items():
-            for low, high in ranges:
-                rows.append({"policy": name, "stage": run.stage} | measured(run, kind, low, high))
-                print(rows[-1], flush=True)
-                words = " ".join(word.split("=")[0] + "=<run>" for word in named)
-                command = f"python -m tests.evidence.terrains {Path(out).name} {words}"
-                write_atomic(Path(out), to_json({"command": command, "rows": rows}))
+    rows, runs = [], {name: Run.open(path) for name, path in (word.split("=", 1) for word in named)}
+    places = " ".join(f"{name}=<run>" for name in runs)
+    command = f"python -m tests.evidence.terrains {Path(out).name} {places}"
+    grounds = [(kind, *ends) for kind, ranges in KINDS.items() for ends in ranges]
+    for name, run in runs.items():
+        for ground in grounds:
+            rows.append({"policy": name, "stage": run.stage} | measured(run, *ground))
+            print(rows[-1], flush=True)
+            write_atomic(Path(out), to_json({"command": command, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def assert_depth(sim, distance, lengths, tolerance):
         assert np.quantile(error, 0.99) <= tolerance
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from([kind for kind in SOLIDS if kind != GEOM.mjGEOM_BOX]),
     seed=st.integers(0, 2**32 - 1),
@@ -121,7 +121,7 @@ def test_round_shapes_are_where_rays_meet_them(kind, seed, scale):
     assert_depth(sim, entry(kind, size, start, direction), lengths, 1e-3 * max(1, size.max()))
 
 
-@settings(max_examples=25, derandomize=True)
+@settings(max_examples=25)
 @given(kind=st.sampled_from(["lump", "wedge", "hills"]), seed=st.integers(0, 2**32 - 1))
 def test_meshes_and_height_fields_are_where_rays_meet_their_triangles(kind, seed):
     sim, start, direction, lengths = one_geom(kind, seed)
@@ -131,7 +131,7 @@ def test_meshes_and_height_fields_are_where_rays_meet_their_triangles(kind, seed
     assert_depth(sim, triangle_entry(vertices[faces], start, direction), lengths, 1e-4)
 
 
-@settings(max_examples=15, derandomize=True)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_height_field_is_where_mujocos_rays_meet_it(seed):
     rng = np.random.default_rng(seed)

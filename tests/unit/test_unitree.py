@@ -27,6 +27,7 @@ STRUCTS = {
     HG_STATE: "<2I2B2xI" + "13fh2x" + "B3x4f2hf7I" * 35 + "40B5I",
 }
 BY_NAME = pytest.mark.parametrize("message", STRUCTS, ids=lambda message: message.name)
+# the same in `make search` too: random bits may be a signalling NaN, which Python's floats make quiet
 SETTINGS = settings(max_examples=20, derandomize=True)
 SEEDS = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
